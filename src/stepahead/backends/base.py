@@ -1,0 +1,204 @@
+"""The seam between models and hardware: the ops that a model is written against, and their handles.
+
+Every backend implements `Backend`; `backends/reference/ops.py` (numpy) is the specification of each op.
+Activations are always (num_rows, width) float32: there is no batch axis anywhere. Row r of every result depends
+on row r of the operands alone, in one fixed order of operations, so that a result has the same bits whatever
+rows lie beside it (contracts I1 and I2). What depends on positions is described by `AttentionRows` and `Rope`.
+
+This file knows nothing about models, requests or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stepahead.gguf.quants import QuantType
+
+BLOCK_SIZE = 64
+"""Positions in a KV block, and in a chunk of attention: chunks are aligned to absolute position."""
+
+KV_TYPES = ("f16", "f32", "q8_0")
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+class Tensor(Protocol):
+    """Opaque activations, (num_rows, width) float32, in the backend's memory."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+class QuantMatrix(Protocol):
+    """Opaque weights in their file's type: (out, in), or (num_experts, out, in)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def type(self) -> QuantType: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class KVBlocks(Protocol):
+    """Keys and values of one layer: num_blocks blocks of BLOCK_SIZE positions."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rope:
+    """Rotary embedding, half-split pairing over the first `num_rotated` dims of a head (spec §2, step 4).
+
+    The pair (j, j + num_rotated/2) turns by position * theta^(-2j/num_rotated) / factors[j].
+    """
+
+    num_rotated: int
+    theta: float
+    factors: Floats | None = None  # (num_rotated / 2,), None: ones
+
+    def angles(self, positions: Ints) -> npt.NDArray[np.float64]:
+        """(num_rows, num_rotated / 2) float64, reduced to [0, 2 pi): every backend takes cos and sin of these."""
+        pairs = np.arange(self.num_rotated // 2, dtype=np.float64)
+        inverse_frequency = self.theta ** (-2.0 * pairs / self.num_rotated)
+        if self.factors is not None:
+            inverse_frequency = inverse_frequency / self.factors.astype(np.float64)
+        return np.remainder(positions.astype(np.float64)[:, None] * inverse_frequency, 2.0 * np.pi)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionRows:
+    """Where the rows of one pass stand in one KV group. All arrays are int32, C-contiguous."""
+
+    positions: Ints  # (num_rows,) a row sees the keys first_keys[r] .. positions[r], both included
+    first_keys: Ints  # (num_rows,)
+    sequences: Ints  # (num_rows,) row of block_tables
+    block_tables: Ints  # (num_sequences, max_blocks) block that holds positions [64 j, 64 j + 64); -1: none
+    slots: Ints  # (num_rows,) block * BLOCK_SIZE + offset, where kv_write puts a row
+
+
+class Routing(Protocol):
+    """Opaque: for each row top_k expert ids, ascending, and their weights."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+class RopeTable(Protocol):
+    """Opaque: cos and sin of one pass' positions for one `Rope`."""
+
+
+class Backend(Protocol):
+    """About two dozen ops sized for language models. Shapes are checked once, here; kernels trust them."""
+
+    name: str
+
+    # --- memory ---
+    def load_matrix(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> QuantMatrix:
+        """Weights over `data`, the bytes of the file (kept mapped, not copied): (out, in) or (experts, out, in)."""
+        ...
+
+    def load_vector(self, values: Floats) -> Tensor:
+        """(n,) float32 -> (1, n)."""
+        ...
+
+    def upload(self, values: Floats) -> Tensor: ...
+
+    def download(self, x: Tensor) -> Floats:
+        """(num_rows, width) float32; may share memory with x."""
+        ...
+
+    def zeros(self, num_rows: int, width: int) -> Tensor: ...
+
+    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> KVBlocks:
+        """Memory may hold anything, NaN included, until kv_write fills it; untouched pages cost nothing."""
+        ...
+
+    def begin_step(self) -> None:
+        """Called before each pass; a backend may recycle its scratch memory or replay a recorded plan."""
+        ...
+
+    # --- rows ---
+    def embed(self, table: QuantMatrix, ids: Ints) -> Tensor:
+        """Dequantised rows of (vocab, width): (num_rows, width)."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight."""
+        ...
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+    def concat(self, x: Tensor, y: Tensor) -> Tensor:
+        """(num_rows, a), (num_rows, b) -> (num_rows, a + b)."""
+        ...
+
+    def gather_rows(self, x: Tensor, rows: Ints) -> Tensor: ...
+
+    def scatter_rows(self, target: Tensor, rows: Ints, x: Tensor) -> None:
+        """target[rows] = x, in place; `rows` are distinct."""
+        ...
+
+    def argmax(self, x: Tensor) -> Ints:
+        """(num_rows,) int32; the lowest index wins ties."""
+        ...
+
+    # --- matrices ---
+    def linear(self, x: Tensor, matrix: QuantMatrix) -> Tensor:
+        """x @ matrix.T: (num_rows, in) -> (num_rows, out). Quantised types quantise x to int8 per row and block."""
+        ...
+
+    def linear_many(self, x: Tensor, matrices: Sequence[QuantMatrix]) -> tuple[Tensor, ...]:
+        """Several `linear` that share one quantisation of x; the bits of each are those of `linear`."""
+        ...
+
+    # --- attention ---
+    def rope_table(self, rope: Rope, positions: Ints) -> RopeTable: ...
+
+    def qk_norm_rope(self, x: Tensor, weight: Tensor | None, eps: float, table: RopeTable, head_dim: int) -> Tensor:
+        """Per head of (num_rows, num_heads * head_dim): RMSNorm with weight (1, head_dim) if given, then rotation."""
+        ...
+
+    def kv_write(self, kv: KVBlocks, k: Tensor, v: Tensor, rows: AttentionRows) -> None:
+        """Store (num_rows, num_kv_heads * head_dim) keys and values at rows.slots."""
+        ...
+
+    def attention(self, q: Tensor, kv: KVBlocks, rows: AttentionRows, scale: float) -> Tensor:
+        """softmax(q k * scale) v over the keys each row sees; query head h reads KV head h // (heads / kv_heads)."""
+        ...
+
+    def head_gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        """(num_rows, heads * head_dim) times sigmoid of (num_rows, heads), per head."""
+        ...
+
+    # --- feed-forward ---
+    def swiglu(self, gate: Tensor, up: Tensor, limit: float) -> Tensor:
+        """silu(gate) * up; limit > 1e-6: silu(gate) capped at limit, up clipped to [-limit, limit] first."""
+        ...
+
+    def moe_route(
+        self, logits: Tensor, bias: Tensor | None, top_k: int, normalize: bool, scale: float
+    ) -> Routing:
+        """p = sigmoid(logits); the top_k of p + bias (ties: lowest id); weights p, divided by
+        max(sum, 6.103515625e-5) if normalize, times scale (0: unscaled). Spec §2, MoE layer."""
+        ...
+
+    def moe_ffn(
+        self, x: Tensor, routing: Routing, gate: QuantMatrix, up: QuantMatrix, down: QuantMatrix, limit: float
+    ) -> Tensor:
+        """Sum over a row's experts, in ascending id, of weight * down(swiglu(gate(x), up(x)))."""
+        ...
+
+
+Handle = Any
+"""What a backend really passes where the protocols above say Tensor, QuantMatrix, KVBlocks, Routing."""

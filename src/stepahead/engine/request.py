@@ -1,0 +1,259 @@
+"""A request, the sequence it becomes, and what comes back. Plain data: no model, no device, no text processing."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stepahead.errors import RequestError
+from stepahead.models.model import Chain
+
+MAX_SEED = 2**64 - 1
+
+
+class Grammar(Protocol):
+    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing."""
+
+    def mask(self, logits: npt.NDArray[np.float32]) -> None:
+        """Set the (vocab_size,) logits of forbidden tokens to -inf, in place."""
+        ...
+
+    def advance(self, token_id: int) -> "Grammar": ...
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the text is complete: the sequence ends here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. The order is: penalties, logit_bias, grammar, temperature, top_k, top_p, min_p.
+
+    temperature 0 is greedy. seed None draws one from the system; the result reports it. max_tokens None goes to
+    the context limit. A penalty of 1 (repetition) or 0 (presence, frequency) does nothing; repetition looks at
+    prompt and output, presence and frequency at the output alone. logprobs k returns the k best log-probabilities
+    of each position, of the unprocessed logits. Raises RequestError for a value out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] | list[str] | str = ()
+    stop_token_ids: tuple[int, ...] | list[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Grammar | None = None
+
+    def __post_init__(self) -> None:
+        from stepahead.engine.validate import check_sampling_params
+
+        check_sampling_params(self)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Whether and how far to draft. Never changes the text, only the speed.
+
+    mode: "auto" lets the engine decide, "mtp" insists on the MTP heads, "off" decodes plainly. depth is the most
+    draft tokens a step (None: the engine's choice); adaptive False fixes it there. chain: see models.model.Chain.
+    """
+
+    mode: Literal["auto", "off", "mtp", "copy"] = "auto"
+    depth: int | None = None
+    adaptive: bool = True
+    chain: Chain = "exact"
+
+    def __post_init__(self) -> None:
+        from stepahead.engine.validate import check_speculation
+
+        check_speculation(self)
+
+
+class TextStream(Protocol):
+    """Turns ids into text as they come and knows the stop strings (tokenizer.Detokenizer)."""
+
+    stopped: bool
+
+    def push(self, token_id: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One prompt to continue, checked and resolved: nothing in it is None by way of a default."""
+
+    request_id: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    speculation: Speculation
+    seed: int
+    max_new_tokens: int  # bounded by max_tokens and by the context
+    end_ids: frozenset[int]  # tokens that end the sequence: the file's, unless ignore_eos, and stop_token_ids
+    text: TextStream | None = None
+    depth: int = 0  # resolved: the most draft tokens a step
+
+
+class FinishReason(enum.Enum):
+    STOP = "stop"  # end token, stop string or finished grammar
+    LENGTH = "length"  # max_tokens or the context limit
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Proposed continuation of a sequence; confidence is the margin between best and second logit as sampled."""
+
+    token_ids: tuple[int, ...] = ()
+    confidence: tuple[float, ...] = ()
+    source: str = ""
+
+
+NO_DRAFT = Draft()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one verified step yields: the accepted draft tokens, and the token sampled after them."""
+
+    accepted_ids: tuple[int, ...]
+    next_id: int
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return (*self.accepted_ids, self.next_id)
+
+
+@dataclass(slots=True)
+class SpeculationStats:
+    """Counters of one request, in vLLM's field names. num_drafts: passes that verified at least one draft token."""
+
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
+    num_draft_tokens_per_pos: list[int] = field(default_factory=list)
+    head_rows: list[int] = field(default_factory=list)  # rows each head has run, prompt catch-up included
+
+    def count(self, num_drafted: int, num_accepted: int) -> None:
+        if num_drafted == 0:
+            return
+        self.num_drafts += 1
+        self.num_draft_tokens += num_drafted
+        self.num_accepted_tokens += num_accepted
+        missing = num_drafted - len(self.num_draft_tokens_per_pos)
+        self.num_draft_tokens_per_pos.extend([0] * missing)
+        self.num_accepted_tokens_per_pos.extend([0] * missing)
+        for position in range(num_drafted):
+            self.num_draft_tokens_per_pos[position] += 1
+            self.num_accepted_tokens_per_pos[position] += position < num_accepted
+
+
+class SequenceKV:
+    """A sequence's hold on the KV cache; outlives the sequence when its prefix is kept for the next turn.
+
+    `kv_id` names it for proposers, which keep state of their own per cached sequence.
+    """
+
+    __slots__ = ("kv_id", "num_tokens", "tables")
+
+    def __init__(self, kv_id: int, num_groups: int) -> None:
+        self.kv_id = kv_id
+        self.num_tokens = 0  # positions whose trunk KV is valid
+        self.tables: list[list[int]] = [[] for _ in range(num_groups)]  # block ids by position // BLOCK_SIZE; -1: none
+
+
+class Sequence:
+    """A request in progress."""
+
+    __slots__ = (
+        "draft",
+        "finish_reason",
+        "grammar",
+        "is_aborted",
+        "kv",
+        "logprobs",
+        "num_computed_tokens",
+        "num_passes",
+        "request",
+        "stats",
+        "stop_reason",
+        "text",
+        "token_ids",
+    )
+
+    def __init__(self, request: Request, kv: SequenceKV) -> None:
+        self.request = request
+        self.kv = kv
+        self.token_ids: list[int] = list(request.prompt_ids)  # committed: prompt and output
+        self.num_computed_tokens = kv.num_tokens  # rows of the trunk that need not be run again
+        self.draft: Draft = NO_DRAFT
+        self.grammar = request.params.grammar
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self.is_aborted = False
+        self.stats = SpeculationStats()
+        self.num_passes = 0
+        self.logprobs: list[dict[int, float]] = []
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_remaining_tokens(self) -> int:
+        return self.request.max_new_tokens - self.num_output_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """True when only the last committed token has not been through the trunk."""
+        return self.num_computed_tokens == len(self.token_ids) - 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step added to one request."""
+
+    request_id: int
+    token_ids_delta: tuple[int, ...]
+    text_delta: str
+    num_accepted: int  # of token_ids_delta, how many were draft tokens (they come first)
+    finish_reason: FinishReason | None
+
+
+def seed_from_system(seed: int | None) -> int:
+    """A seed in [0, 2^64): the given one, or one drawn from the system's randomness."""
+    if seed is None:
+        return int(np.random.SeedSequence().entropy) & MAX_SEED  # type: ignore[arg-type]
+    if not 0 <= seed <= MAX_SEED:
+        raise RequestError(f"seed={seed} is out of range: give 0 to {MAX_SEED}, or None to draw one")
+    return seed
+

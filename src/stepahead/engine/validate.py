@@ -1,0 +1,86 @@
+"""Refuses impossible sampling and speculation settings, by name, before anything runs."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from stepahead.errors import RequestError
+
+if TYPE_CHECKING:
+    from stepahead.engine.request import SamplingParams, Speculation
+
+MAX_LOGPROBS = 20
+MODES = ("auto", "off", "mtp", "copy")
+CHAINS = ("exact", "catchup")
+
+
+def check_sampling_params(params: "SamplingParams") -> None:
+    """Raise RequestError, naming field, value and limit, for the first value out of range."""
+    if params.max_tokens is not None:
+        _integer("max_tokens", params.max_tokens, 1)
+    _number("temperature", params.temperature, 0.0, 100.0)
+    _integer("top_k", params.top_k, 0)
+    _number("top_p", params.top_p, 0.0, 1.0)
+    if params.top_p == 0.0:
+        raise RequestError("top_p=0 keeps no token: give a value above 0 and up to 1, or temperature=0 for greedy")
+    _number("min_p", params.min_p, 0.0, 1.0)
+    _number("repetition_penalty", params.repetition_penalty, 1e-3, 100.0)
+    _number("presence_penalty", params.presence_penalty, -100.0, 100.0)
+    _number("frequency_penalty", params.frequency_penalty, -100.0, 100.0)
+    if params.seed is not None:
+        _integer("seed", params.seed, 0, 2**64 - 1)
+    if params.n != 1:
+        raise RequestError(f"n={params.n!r} is not supported: give the prompt n times, each with a seed of its own")
+    if params.logprobs is not None:
+        _integer("logprobs", params.logprobs, 0, MAX_LOGPROBS)
+    if not isinstance(params.ignore_eos, bool):
+        raise RequestError(f"ignore_eos={params.ignore_eos!r} is not a bool")
+    _check_bias(params.logit_bias)
+    _check_stops(params)
+
+
+def check_speculation(speculation: "Speculation") -> None:
+    """Raise RequestError for an unknown mode or chain, or a depth below 0. The model's own limit is checked later."""
+    if speculation.mode not in MODES:
+        raise RequestError(f"mode={speculation.mode!r} is unknown: give one of {', '.join(MODES)}")
+    if speculation.mode == "copy":
+        raise RequestError('mode="copy" is not available in this version: give "auto", "mtp" or "off"')
+    if speculation.chain not in CHAINS:
+        raise RequestError(f"chain={speculation.chain!r} is unknown: give one of {', '.join(CHAINS)}")
+    if not isinstance(speculation.adaptive, bool):
+        raise RequestError(f"adaptive={speculation.adaptive!r} is not a bool")
+    if speculation.depth is not None:
+        _integer("depth", speculation.depth, 0)
+
+
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RequestError(f"{name}={value!r} is not an integer")
+    if value < low or (high is not None and value > high):
+        limit = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise RequestError(f"{name}={value} is out of range: give a value {limit}")
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise RequestError(f"{name}={value!r} is not a finite number")
+    if not low <= value <= high:
+        raise RequestError(f"{name}={value} is out of range: give a value from {low:g} to {high:g}")
+
+
+def _check_bias(bias: Any) -> None:
+    if not isinstance(bias, dict):
+        raise RequestError(f"logit_bias is a {type(bias).__name__}: give a dict of token id to bias")
+    for token_id, value in bias.items():
+        _integer("logit_bias token id", token_id, 0)
+        if value != -math.inf:
+            _number(f"logit_bias[{token_id}]", value, -1e6, 1e6)
+
+
+def _check_stops(params: "SamplingParams") -> None:
+    if not isinstance(params.stop, str | list | tuple):
+        raise RequestError(f"stop={params.stop!r} is not a string or a list of strings")
+    for stop in params.stops:
+        if not isinstance(stop, str) or not stop:
+            raise RequestError(f"stop={stop!r} is not a non-empty string")
+    for token_id in params.stop_token_ids:
+        _integer("stop_token_ids", token_id, 0)
