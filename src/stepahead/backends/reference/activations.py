@@ -1,0 +1,27 @@
+"""Activations as integer kernels see them: int8 in blocks, one float32 scale each (docs/numerics.md)."""
+
+import numpy as np
+
+from stepahead.backends.base import Floats
+from stepahead.gguf.quants import QuantType
+
+INT8_BLOCK = {
+    QuantType.Q8_0: 32,
+    QuantType.Q4_0: 32,
+    QuantType.Q4_K: 256,
+    QuantType.Q5_K: 256,
+    QuantType.Q6_K: 256,
+}
+"""Types that the CPU backend multiplies as integers, and the activations' block; all others see float32."""
+
+
+def round_trip(x: Floats, type: QuantType) -> Floats:
+    """x (num_rows, width) quantised for a matrix of `type` and back: float32 of the same shape."""
+    block = INT8_BLOCK.get(type)
+    if block is None:
+        return x
+    blocks = x.reshape(-1, block)
+    peak = np.abs(blocks).max(axis=1, keepdims=True)
+    inverse = np.divide(np.float32(127.0), peak, out=np.zeros_like(peak), where=peak > 0)
+    values = np.rint(blocks * inverse)
+    return (values * (peak / np.float32(127.0))).astype(np.float32).reshape(x.shape)

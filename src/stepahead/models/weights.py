@@ -1,0 +1,102 @@
+"""Takes tensors out of a GGUF file by name; knows what is missing and what nobody took.
+
+A family's loader is a walk over its parts that asks for each tensor once. Nothing is loaded half: `finish` raises
+one error that lists every missing tensor, every wrong shape and every leftover.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from stepahead.backends.base import Backend, QuantMatrix, Tensor
+from stepahead.errors import ModelFormatError, UnsupportedModelError
+from stepahead.gguf import GGUFFile
+
+MAX_NAMES = 12  # of a list of names in an error message
+
+
+class Weights:
+    """A walk over the tensors of one file."""
+
+    def __init__(self, file: GGUFFile, backend: Backend) -> None:
+        self.file = file
+        self.nbytes = 0
+        self._backend = backend
+        self._taken: set[str] = set()
+        self._faults: list[str] = []
+
+    def has(self, name: str) -> bool:
+        return name in self.file.tensors
+
+    def matrix(self, name: str, *shape: int) -> QuantMatrix:
+        """(out, in) or (experts, out, in), in the file's type."""
+        if not self._take(name, shape):
+            return None  # type: ignore[return-value]  # finish() raises before anybody looks
+        info = self.file.tensors[name]
+        return self._backend.load_matrix(self.file.data(name), info.type, shape)
+
+    def row_slices(self, name: str, heights: tuple[int, ...], width: int) -> tuple[QuantMatrix, ...]:
+        """A fused matrix (sum of heights, width) as several, one below the other."""
+        if not self._take(name, (sum(heights), width)):
+            return (None,) * len(heights)  # type: ignore[return-value]
+        data, info = self.file.data(name), self.file.tensors[name]
+        starts = np.cumsum((0, *heights))
+        return tuple(
+            self._backend.load_matrix(data[start : start + height], info.type, (height, width))
+            for start, height in zip(starts, heights, strict=False)
+        )
+
+    def vector(self, name: str, width: int) -> Tensor:
+        """(1, width) float32."""
+        if not self._take(name, (width,)):
+            return None  # type: ignore[return-value]
+        return self._backend.load_vector(self.file.array(name))
+
+    def optional_matrix(self, name: str, *shape: int) -> QuantMatrix | None:
+        return self.matrix(name, *shape) if self.has(name) else None
+
+    def optional_vector(self, name: str, width: int) -> Tensor | None:
+        return self.vector(name, width) if self.has(name) else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor whose size no metadata states; (0, 0, 0) if it is missing, which matrix() reports."""
+        return self.file.tensors[name].shape if self.has(name) else (0, 0, 0)
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Known tensors that are not wanted this time."""
+        self._taken.update(names)
+
+    def finish(self) -> None:
+        """Raise ModelFormatError for missing and misshapen tensors, UnsupportedModelError for leftovers."""
+        if self._faults:
+            raise ModelFormatError(f"{self.file.path}: {_some(self._faults)}")
+        leftover = [name for name in self.file.tensors if name not in self._taken]
+        if leftover:
+            raise UnsupportedModelError(
+                f"{self.file.path}: {len(leftover)} tensors have no place in this architecture: {_some(leftover)}"
+            )
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._taken.add(name)
+        info = self.file.tensors.get(name)
+        if info is None:
+            self._faults.append(f"missing tensor {name} {list(shape)}")
+            return False
+        if _squeezed(info.shape) != _squeezed(shape):
+            self._faults.append(f"tensor {name} has shape {list(info.shape)}, expected {list(shape)}")
+            return False
+        self.nbytes += info.nbytes
+        return True
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Writers may drop leading dimensions of 1."""
+    start = 0
+    while start < len(shape) - 1 and shape[start] == 1:
+        start += 1
+    return shape[start:]
+
+
+def _some(names: list[str]) -> str:
+    more = f" … and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
