@@ -186,9 +186,7 @@ class Backend(Protocol):
         """silu(gate) * up; limit > 1e-6: silu(gate) capped at limit, up clipped to [-limit, limit] first."""
         ...
 
-    def moe_route(
-        self, logits: Tensor, bias: Tensor | None, top_k: int, normalize: bool, scale: float
-    ) -> Routing:
+    def moe_route(self, logits: Tensor, bias: Tensor | None, top_k: int, normalize: bool, scale: float) -> Routing:
         """p = sigmoid(logits); the top_k of p + bias (ties: lowest id); weights p, divided by
         max(sum, 6.103515625e-5) if normalize, times scale (0: unscaled). Spec §2, MoE layer."""
         ...

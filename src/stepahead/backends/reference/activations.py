@@ -24,4 +24,5 @@ def round_trip(x: Floats, type: QuantType) -> Floats:
     peak = np.abs(blocks).max(axis=1, keepdims=True)
     inverse = np.divide(np.float32(127.0), peak, out=np.zeros_like(peak), where=peak > 0)
     values = np.rint(blocks * inverse)
-    return (values * (peak / np.float32(127.0))).astype(np.float32).reshape(x.shape)
+    restored: Floats = (values * (peak / np.float32(127.0))).astype(np.float32)
+    return restored.reshape(x.shape)

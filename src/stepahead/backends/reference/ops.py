@@ -48,7 +48,7 @@ class ReferenceKV:
 
     @property
     def nbytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes
+        return int(self.k.nbytes + self.v.nbytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +99,7 @@ class ReferenceBackend:
         # Values of q8_0 are kept as float32 that have been through the round trip.
         dtype = np.float16 if kv_type == "f16" else np.float32
         shape = (num_blocks * BLOCK_SIZE, num_kv_heads, head_dim)
-        return ReferenceKV(np.full(shape, np.nan, dtype), np.full(shape, np.nan, dtype), kv_type)
+        return ReferenceKV(np.empty(shape, dtype), np.empty(shape, dtype), kv_type)
 
     def begin_step(self) -> None:
         pass
@@ -125,7 +125,8 @@ class ReferenceBackend:
         target[rows] = x
 
     def argmax(self, x: Floats) -> Ints:
-        return np.where(np.isnan(x), -np.inf, x).argmax(axis=1).astype(np.int32)
+        best: Ints = np.where(np.isnan(x), -np.inf, x).argmax(axis=1).astype(np.int32)
+        return best
 
     # --- matrices ---
     def linear(self, x: Floats, matrix: ReferenceMatrix) -> Floats:
@@ -151,10 +152,10 @@ class ReferenceBackend:
         heads = x.reshape(-1, head_dim)
         if weight is not None:
             heads = self.rms_norm(heads, weight, eps)
-        heads = heads.reshape(x.shape[0], -1, head_dim)
+        split = heads.reshape(x.shape[0], -1, head_dim)
         half = table.cos.shape[1]
         cos, sin = table.cos[:, None, :], table.sin[:, None, :]
-        a, b, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+        a, b, rest = split[..., :half], split[..., half : 2 * half], split[..., 2 * half :]
         return np.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1).reshape(x.shape)
 
     def kv_write(self, kv: ReferenceKV, k: Floats, v: Floats, rows: AttentionRows) -> None:
@@ -189,7 +190,7 @@ class ReferenceBackend:
         activated = gate * _sigmoid(gate)
         if limit > 1e-6:
             activated = np.minimum(activated, np.float32(limit))
-            up = np.clip(up, np.float32(-limit), np.float32(limit))
+            up = np.clip(up, np.float32(-limit), np.float32(limit)).astype(np.float32)
         return activated * up
 
     def moe_route(
@@ -236,4 +237,5 @@ def _q8_0_round_trip(x: Floats) -> Floats:
     scale = (np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127.0)).astype(np.float16).astype(np.float32)
     inverse = np.divide(np.float32(1.0), scale, out=np.zeros_like(scale), where=scale > 0)
     values = np.clip(np.rint(blocks * inverse), -127, 127)
-    return (values * scale).astype(np.float32).reshape(x.shape)
+    restored: Floats = (values * scale).astype(np.float32)
+    return restored.reshape(x.shape)

@@ -1,0 +1,162 @@
+"""The specification itself: each op against its formula written out for one element, and rows that know no others."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stepahead.backends.base import AttentionRows, Rope
+from stepahead.backends.reference.ops import ReferenceBackend
+from stepahead.engine.batch import RowSpan, attention_rows
+from stepahead.gguf import QuantType, quantize
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+@pytest.fixture
+def backend() -> ReferenceBackend:
+    return ReferenceBackend()
+
+
+def matrix(backend: ReferenceBackend, values: np.ndarray, type: QuantType = QuantType.F32):
+    return backend.load_matrix(quantize(values, type), type, values.shape)
+
+
+def test_linear_is_a_dot_a_row(backend: ReferenceBackend) -> None:
+    x, w = normal(3, 40), normal(7, 40)
+    expected = [[math.fsum(float(a) * float(b) for a, b in zip(row, out, strict=True)) for out in w] for row in x]
+    np.testing.assert_allclose(backend.linear(x, matrix(backend, w)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("type", [QuantType.F32, QuantType.F16, QuantType.Q8_0, QuantType.Q4_K, QuantType.Q6_K])
+@pytest.mark.parametrize("int8", [False, True])
+def test_rows_do_not_know_their_neighbours(type: QuantType, int8: bool) -> None:
+    backend = ReferenceBackend(int8)
+    x, w = normal(9, 256), matrix(backend, normal(33, 256), type)
+    together = backend.linear(x, w)
+    for count in range(1, 9):
+        assert backend.linear(x[:count], w).tobytes() == together[:count].tobytes()
+
+
+@pytest.mark.parametrize("type", [QuantType.Q8_0, QuantType.Q4_0, QuantType.Q4_K, QuantType.Q5_K, QuantType.Q6_K])
+def test_int8_activations_stay_near_exact_ones(type: QuantType) -> None:
+    x, w = normal(4, 512), normal(16, 512)
+    exact, int8 = ReferenceBackend(), ReferenceBackend(int8_activations=True)
+    difference = np.abs(exact.linear(x, matrix(exact, w, type)) - int8.linear(x, matrix(int8, w, type)))
+    assert 0 < difference.max() < 1.0  # outputs have a standard deviation of 22
+
+
+def test_rms_norm(backend: ReferenceBackend) -> None:
+    x, weight = normal(2, 8), normal(1, 8)
+    mean = sum(float(v) ** 2 for v in x[1]) / 8
+    expected = [float(v) / math.sqrt(mean + 1e-5) * float(w) for v, w in zip(x[1], weight[0], strict=True)]
+    np.testing.assert_allclose(backend.rms_norm(x, weight, 1e-5)[1], expected, rtol=1e-6)
+
+
+def test_rope_turns_half_split_pairs_and_leaves_the_rest(backend: ReferenceBackend) -> None:
+    head_dim, factors = 8, np.array([1.0, 2.0], np.float32)
+    rope = Rope(num_rotated=4, theta=100.0, factors=factors)
+    x, position = normal(1, head_dim), 3
+    table = backend.rope_table(rope, np.array([position], np.int32))
+    out = backend.qk_norm_rope(x, None, 1e-5, table, head_dim)[0]
+    for j in range(2):
+        angle = position * 100.0 ** (-2 * j / 4) / factors[j]
+        a, b = float(x[0, j]), float(x[0, j + 2])
+        assert out[j] == pytest.approx(a * math.cos(angle) - b * math.sin(angle), abs=1e-6)
+        assert out[j + 2] == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-6)
+    assert (out[4:] == x[0, 4:]).all()
+
+
+def test_qk_norm_is_per_head_and_before_the_rotation(backend: ReferenceBackend) -> None:
+    x, weight = normal(2, 3 * 4), normal(1, 4)
+    table = backend.rope_table(Rope(2, 10.0), np.array([0, 0], np.int32))
+    out = backend.qk_norm_rope(x, weight, 1e-5, table, 4)
+    np.testing.assert_allclose(out[1, 4:8], backend.rms_norm(x[1:, 4:8], weight, 1e-5)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kv_type", "tolerance"), [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 5e-2)])
+@pytest.mark.parametrize("window", [None, 20])
+def test_attention_over_scattered_blocks(kv_type: str, tolerance: float, window: int | None) -> None:
+    backend, heads, kv_heads, dim, count = ReferenceBackend(), 4, 2, 32, 150
+    q, k, v = normal(count, heads * dim), normal(count, kv_heads * dim), normal(count, kv_heads * dim)
+    kv = backend.new_kv(9, kv_heads, dim, kv_type)
+    kv.k[:], kv.v[:] = np.nan, np.nan  # stale memory may hold anything
+    rows = attention_rows([RowSpan(0, count, [7, 0, 4])], window)
+    backend.kv_write(kv, k, v, rows)
+    out = backend.attention(q, kv, rows, 0.3).reshape(count, heads, dim)
+    for row, head in [(0, 0), (63, 1), (64, 2), (149, 3)]:
+        first = 0 if window is None else max(0, row - window + 1)
+        keys = k.reshape(count, kv_heads, dim)[first : row + 1, head // 2].astype(np.float64)
+        values = v.reshape(count, kv_heads, dim)[first : row + 1, head // 2].astype(np.float64)
+        scores = keys @ q.reshape(count, heads, dim)[row, head] * 0.3
+        weights = np.exp(scores - scores.max())
+        np.testing.assert_allclose(out[row, head], weights @ values / weights.sum(), atol=tolerance)
+
+
+def test_a_row_sees_no_key_below_first_valid() -> None:
+    backend = ReferenceBackend()
+    rows = attention_rows([RowSpan(4, 6, [0], first_valid=5)], None)
+    kv = backend.new_kv(1, 1, 4, "f32")
+    v = normal(2, 4)
+    backend.kv_write(kv, normal(2, 4), v, rows)
+    np.testing.assert_array_equal(
+        backend.attention(normal(2, 4), kv, AttentionRows(
+            rows.positions[1:], rows.first_keys[1:], rows.sequences[1:], rows.block_tables, rows.slots[1:]
+        ), 1.0)[0],
+        v[1],
+    )  # fmt: skip
+
+
+def test_head_gate(backend: ReferenceBackend) -> None:
+    x, gate = normal(2, 6), normal(2, 3)
+    expected = float(x[1, 5]) / (1 + math.exp(-float(gate[1, 2])))
+    assert backend.head_gate(x, gate)[1, 5] == pytest.approx(expected, rel=1e-6)
+
+
+def test_swiglu_clamps_after_the_activation(backend: ReferenceBackend) -> None:
+    gate, up = np.array([[10.0, -10.0, 0.5]], np.float32), np.array([[9.0, -9.0, 0.25]], np.float32)
+    silu = gate / (1 + np.exp(-gate))
+    np.testing.assert_allclose(backend.swiglu(gate, up, 0.0), silu * up, rtol=1e-6)
+    np.testing.assert_allclose(backend.swiglu(gate, up, 0.7), np.minimum(silu, 0.7) * up.clip(-0.7, 0.7), rtol=1e-6)
+
+
+def test_routing_selects_with_the_bias_and_weighs_without(backend: ReferenceBackend) -> None:
+    logits = np.array([[2.0, 0.0, 0.0, -1.0]], np.float32)
+    bias = np.array([[-1.0, 0.0, 0.0, 1.0]], np.float32)
+    routing = backend.moe_route(logits, bias, 2, normalize=True, scale=3.0)
+    sigmoid = 1 / (1 + np.exp(-logits[0]))
+    assert routing.expert_ids.tolist() == [[1, 3]]  # 1 and 2 tie: the lowest id wins
+    np.testing.assert_allclose(routing.weights[0], 3 * sigmoid[[1, 3]] / sigmoid[[1, 3]].sum(), rtol=1e-6)
+    plain = backend.moe_route(logits, None, 1, normalize=False, scale=0.0)
+    assert plain.expert_ids.tolist() == [[0]] and plain.weights[0, 0] == pytest.approx(sigmoid[0])
+
+
+def test_moe_ffn_sums_its_experts(backend: ReferenceBackend) -> None:
+    x, gate, up, down = normal(3, 8), normal(4, 6, 8), normal(4, 6, 8), normal(4, 8, 6)
+    routing = backend.moe_route(normal(3, 4), None, 2, normalize=True, scale=1.0)
+    matrices = [matrix(backend, w) for w in (gate, up, down)]
+    out = backend.moe_ffn(x, routing, *matrices, 0.0)
+    for row in range(3):
+        expected = sum(
+            weight * down[e] @ backend.swiglu((gate[e] @ x[row])[None], (up[e] @ x[row])[None], 0.0)[0]
+            for e, weight in zip(routing.expert_ids[row], routing.weights[row], strict=True)
+        )
+        np.testing.assert_allclose(out[row], expected, atol=1e-5)
+
+
+def test_argmax_takes_the_lowest_of_ties_and_never_nan(backend: ReferenceBackend) -> None:
+    x = np.array([[1, 3, 3, np.nan], [np.nan] * 4], np.float32)
+    assert backend.argmax(x).tolist() == [1, 0]
+
+
+def test_rows_move(backend: ReferenceBackend) -> None:
+    x = normal(4, 3)
+    target = backend.zeros(6, 3)
+    backend.scatter_rows(target, np.array([5, 0], np.int32), x[:2])
+    assert (target[[5, 0]] == x[:2]).all() and not target[1:5].any()
+    assert (backend.gather_rows(x, np.array([3, 3, 0], np.int32)) == x[[3, 3, 0]]).all()
+    assert (backend.concat(x, x)[:, 3:] == x).all() and (backend.add(x, x) == 2 * x).all()

@@ -1,0 +1,33 @@
+"""Fixtures that every folder of tests shares: random models, written once a session."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from golden.shapes import GOLDEN_SHAPES
+from stepahead.gguf import QuantType
+from support.random_step35 import Shape, quantised, write_model
+
+SHAPES = {
+    **{f"golden-{name}": shape for name, shape in GOLDEN_SHAPES.items()},
+    "f32": Shape(),
+    **{t.name.lower(): quantised(Shape(num_trunk=3), t) for t in QuantType if t.name in ("Q8_0", "Q4_K", "Q6_K")},
+}
+ModelPath = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> ModelPath:
+    """model_path(name or Shape, part="full", **changes): a random model's file."""
+    folder = tmp_path_factory.mktemp("models")
+    written: dict[tuple[Shape, str], Path] = {}
+
+    def path(model: str | Shape, part: str = "full", **changes: object) -> Path:
+        shape = replace(SHAPES[model] if isinstance(model, str) else model, **changes)
+        if (shape, part) not in written:
+            written[shape, part] = write_model(folder / f"{len(written)}-{part}.gguf", shape, part)
+        return written[shape, part]
+
+    return path
