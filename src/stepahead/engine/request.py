@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from stepahead.engine.token_counts import TokenCounts
+from stepahead.engine.validate import check_sampling_params, check_speculation
 from stepahead.errors import RequestError
 from stepahead.models.model import Chain
 
@@ -56,8 +58,6 @@ class SamplingParams:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        from stepahead.engine.validate import check_sampling_params
-
         check_sampling_params(self)
 
     @property
@@ -79,15 +79,19 @@ class Speculation:
     chain: Chain = "exact"
 
     def __post_init__(self) -> None:
-        from stepahead.engine.validate import check_speculation
-
         check_speculation(self)
 
 
 class TextStream(Protocol):
     """Turns ids into text as they come and knows the stop strings (tokenizer.Detokenizer)."""
 
-    stopped: bool
+    @property
+    def stopped(self) -> bool: ...
+
+    @property
+    def matched_stop(self) -> str | None:
+        """The stop string that ended the text."""
+        ...
 
     def push(self, token_id: int) -> str: ...
 
@@ -188,12 +192,14 @@ class Sequence:
         "is_aborted",
         "kv",
         "logprobs",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_passes",
         "request",
         "stats",
         "stop_reason",
         "text",
+        "token_counts",
         "token_ids",
     )
 
@@ -202,6 +208,7 @@ class Sequence:
         self.kv = kv
         self.token_ids: list[int] = list(request.prompt_ids)  # committed: prompt and output
         self.num_computed_tokens = kv.num_tokens  # rows of the trunk that need not be run again
+        self.num_cached_tokens = 0  # of the prompt, taken from a finished sequence's KV at admission
         self.draft: Draft = NO_DRAFT
         self.grammar = request.params.grammar
         self.text = ""
@@ -211,6 +218,7 @@ class Sequence:
         self.stats = SpeculationStats()
         self.num_passes = 0
         self.logprobs: list[dict[int, float]] = []
+        self.token_counts: TokenCounts | None = None  # made by the sampler where a penalty looks back
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -245,6 +253,7 @@ class RequestOutput:
     request_id: int
     token_ids_delta: tuple[int, ...]
     text_delta: str
+    pieces: tuple[str, ...]  # text_delta cut by token: what each token released
     num_accepted: int  # of token_ids_delta, how many were draft tokens (they come first)
     finish_reason: FinishReason | None
 
@@ -256,4 +265,3 @@ def seed_from_system(seed: int | None) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise RequestError(f"seed={seed} is out of range: give 0 to {MAX_SEED}, or None to draw one")
     return seed
-

@@ -1,0 +1,92 @@
+"""The loop: propose, schedule, forward, verify, commit, observe. Everything else is a room it calls.
+
+Owns the order of a step and what an abort does to it. Knows nothing about text, files or threads: one thread calls
+`add` and `step`; `abort` alone may be called from anywhere, a signal handler included.
+"""
+
+from stepahead.engine.request import Request, RequestOutput, Sequence
+from stepahead.engine.runner import ModelRunner, StepInterrupted
+from stepahead.engine.sampler import Sampler
+from stepahead.engine.scheduler import Scheduler
+from stepahead.errors import RequestError
+from stepahead.speculative.proposer import Proposer
+from stepahead.speculative.verify import verify
+
+
+class Engine:
+    """Runs requests to their end, several at once, each with the bits it would have alone."""
+
+    def __init__(self, runner: ModelRunner, scheduler: Scheduler, proposer: Proposer, sampler: Sampler) -> None:
+        """`scheduler` works on the runner's KV cache and tells the proposer what it drops."""
+        self.runner = runner
+        self.scheduler = scheduler
+        self.proposer = proposer
+        self.sampler = sampler
+        self.metrics = runner.metrics
+        self._unfinished: dict[int, Sequence] = {}
+        runner.checkpoint = self._checkpoint
+        scheduler.on_admit = self._begin
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self.scheduler.has_unfinished
+
+    def add(self, request: Request) -> Sequence:
+        """Queue a request; its sequence may be read between steps. Raises RequestError or CapacityError."""
+        if request.request_id in self._unfinished:
+            raise RequestError(f"request_id={request.request_id} is running already: give each request its own")
+        sequence = self.scheduler.add(request)
+        self._unfinished[request.request_id] = sequence
+        return sequence
+
+    def abort(self, request_id: int) -> None:
+        """End a request soon: a pass that holds it is abandoned between layers. A finished one stays as it is.
+
+        Safe from any thread: it looks up, and sets one flag. The next `step` gives the request's last output.
+        """
+        sequence = self._unfinished.get(request_id)
+        if sequence is not None:
+            sequence.is_aborted = True
+
+    def step(self) -> list[RequestOutput]:
+        """One pass of the trunk, and what it added to each request.
+
+        An error leaves every sequence as it was before the step; so does an abort, for the others.
+        """
+        outputs = self.scheduler.drop_aborted()
+        try:
+            outputs += self._pass()
+        except StepInterrupted:
+            self.metrics.num_interruptions += 1
+            outputs += self.scheduler.drop_aborted()
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._unfinished[output.request_id]
+        return outputs
+
+    def _pass(self) -> list[RequestOutput]:
+        timed = self.metrics.timed
+        with timed("propose"):
+            self.proposer.propose(self.scheduler.running)
+        batch = self.scheduler.schedule()
+        if not batch.rows:
+            return []
+        with timed("forward"):
+            output = self.runner.forward(batch)
+        with timed("verify"):
+            verdicts = verify(batch, self.runner.host_logits(output), self.sampler)
+        with timed("commit"):
+            outputs = self.scheduler.commit(batch, verdicts)
+            self.proposer.observe(batch, output.hidden, verdicts)
+            self.scheduler.retire()
+        self.metrics.count_step(batch, outputs)
+        return outputs
+
+    def _begin(self, sequence: Sequence) -> None:
+        self.metrics.count_admission(sequence)
+        self.proposer.begin(sequence)
+
+    def _checkpoint(self) -> None:
+        """Between layers: give up a pass that someone no longer waits for."""
+        if any(sequence.is_aborted for sequence in self.scheduler.running):
+            raise StepInterrupted

@@ -1,0 +1,147 @@
+"""The KV cache as block ids: who holds which block of which group, and what may be freed.
+
+Owns the free lists and the block tables inside `SequenceKV`. Knows ids and positions, never tensors, token ids or
+requests. One claim rule, one trim rule, one rollback: `truncate(n)` moves a length, or raises.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from stepahead.backends.base import BLOCK_SIZE
+from stepahead.engine.request import SequenceKV
+from stepahead.errors import CapacityError
+from stepahead.models.model import KVSpec
+
+SLACK = BLOCK_SIZE
+"""Rows that sliding groups keep beyond their window: at least the widest draft + 1 (16 + 1). A whole block lets the
+next chat turn differ from its own sequence in the last few tokens and still reuse it."""
+
+FREE = -1
+
+
+def blocks_needed(spec: KVSpec, num_tokens: int, step_rows: int, slack: int) -> int:
+    """The most blocks that a sequence of num_tokens holds in a group, when no step runs more than step_rows rows.
+
+    A draft group's heads may have to catch up window rows each, behind one another (head k+1 reads head k).
+    """
+    whole = -(-num_tokens // BLOCK_SIZE)
+    if spec.window is None:
+        return whole
+    reach = spec.window * len(spec.layers) if spec.is_draft else spec.window
+    span = reach - 1 + slack + step_rows
+    # A span of s positions touches at most this many blocks, wherever it starts.
+    return min(whole, (span - 1 + BLOCK_SIZE - 1) // BLOCK_SIZE + 1)
+
+
+class KVCache:
+    """Blocks of all groups. A sequence's blocks are its alone: nothing is shared, so nothing is counted."""
+
+    def __init__(self, specs: tuple[KVSpec, ...], num_blocks: tuple[int, ...], slack: int) -> None:
+        assert len(specs) == len(num_blocks) and slack >= 1
+        self.specs = specs
+        self.num_blocks = num_blocks
+        self.slack = slack
+        # Last freed, first claimed: a backend's untouched pages stay untouched as long as possible.
+        self._free: list[list[int]] = [list(range(count - 1, -1, -1)) for count in num_blocks]
+        self._next_id = 0
+
+    def new(self) -> SequenceKV:
+        """An empty hold on every group."""
+        self._next_id += 1
+        return SequenceKV(self._next_id, len(self.specs))
+
+    def num_free(self, group: int) -> int:
+        return len(self._free[group])
+
+    def num_held(self, kv: SequenceKV, group: int) -> int:
+        """Blocks that kv holds in a group."""
+        table = kv.tables[group]
+        return len(table) - table.count(FREE)
+
+    def claim(self, kv: SequenceKV, group: int, start: int, end: int) -> bool:
+        """Give kv blocks for positions [start, end). False, and nothing changed, if too few are free."""
+        if end <= start:
+            return True
+        table, free = kv.tables[group], self._free[group]
+        first, last = start // BLOCK_SIZE, (end - 1) // BLOCK_SIZE
+        missing = [index for index in range(first, last + 1) if index >= len(table) or table[index] == FREE]
+        if len(missing) > len(free):
+            return False
+        table.extend([FREE] * (last + 1 - len(table)))
+        for index in missing:
+            table[index] = free.pop()
+        return True
+
+    def trim(self, kv: SequenceKV, group: int, first_needed: int) -> None:
+        """Free the blocks wholly below first_needed; a trunk group keeps its window and slack."""
+        spec = self.specs[group]
+        assert spec.is_draft or first_needed <= self._first_needed(spec, kv.num_tokens), "trim inside the slack"
+        table = kv.tables[group]
+        for index in range(min(max(first_needed, 0) // BLOCK_SIZE, len(table)) - 1, -1, -1):
+            if table[index] == FREE and not spec.is_draft:
+                break  # the trunk is trimmed from the left: what lies below is gone already. Heads may skip rows
+            self._put_back(table, group, index)
+
+    def advance(self, kv: SequenceKV, num_written: int, num_tokens: int) -> None:
+        """After a pass: rows below num_written were written, those from num_tokens on were rejected."""
+        assert kv.num_tokens <= num_tokens <= num_written
+        kv.num_tokens = num_written
+        self.truncate(kv, num_tokens)
+        for group, spec in enumerate(self.specs):
+            if spec.window is not None and not spec.is_draft:
+                self.trim(kv, group, self._first_needed(spec, num_tokens))
+
+    def can_truncate(self, kv: SequenceKV, num_tokens: int) -> bool:
+        """True if the row at num_tokens would still find every key of its window in every trunk group."""
+        return self._missing_group(kv, num_tokens) is None
+
+    def truncate(self, kv: SequenceKV, num_tokens: int) -> None:
+        """Forget the rows from num_tokens on, in all groups. Raises CapacityError past the slack; nothing changes."""
+        assert 0 <= num_tokens <= kv.num_tokens
+        missing = self._missing_group(kv, num_tokens)
+        if missing is not None:
+            raise CapacityError(
+                f"cannot go back from {kv.num_tokens} to {num_tokens} tokens: rows that the window of {missing.window} "
+                f"in KV group {missing.name!r} needs are freed ({self.slack} are kept beyond it): recompute from 0"
+            )
+        first_unneeded = -(-num_tokens // BLOCK_SIZE)
+        for group, table in enumerate(kv.tables):
+            for index in range(len(table) - 1, first_unneeded - 1, -1):
+                self._put_back(table, group, index)
+            del table[first_unneeded:]
+        kv.num_tokens = num_tokens
+
+    def release(self, kv: SequenceKV) -> None:
+        """Free everything that kv holds."""
+        kv.num_tokens = 0
+        self.truncate(kv, 0)
+
+    def _first_needed(self, spec: KVSpec, num_tokens: int) -> int:
+        """First position that a trunk group keeps: the window of the first row after a rollback by all of slack."""
+        return 0 if spec.window is None else num_tokens - self.slack - spec.window + 1
+
+    def _missing_group(self, kv: SequenceKV, num_tokens: int) -> KVSpec | None:
+        for spec, table in zip(self.specs, kv.tables, strict=True):
+            if spec.is_draft or spec.window is None or num_tokens == 0:
+                continue
+            # Blocks are freed from the left, so the oldest key of the window decides.
+            oldest = max(num_tokens - spec.window + 1, 0)
+            if oldest < num_tokens and table[oldest // BLOCK_SIZE] == FREE:
+                return spec
+        return None
+
+    def _put_back(self, table: list[int], group: int, index: int) -> None:
+        if table[index] != FREE:
+            self._free[group].append(table[index])
+            table[index] = FREE
+
+
+def size_groups(
+    specs: Seq[KVSpec], context_length: int, max_num_seqs: int, chunk_tokens: int, slack: int
+) -> tuple[int, ...]:
+    """Blocks of each group, such that max_num_seqs sequences of any length run at once."""
+    return tuple(max_num_seqs * blocks_needed(spec, context_length, chunk_tokens, slack) for spec in specs)
+
+
+Drop = Callable[[SequenceKV], None]
+"""Told that a cached sequence is gone, just before its blocks are freed."""

@@ -1,0 +1,71 @@
+"""Position-keyed noise: Philox4x32-10 and the Gumbel noise drawn from it (Salmon et al., "Parallel Random Numbers:
+As Easy as 1, 2, 3", SC 2011).
+
+A draw is a pure function of (seed, position, token id), so it does not matter who asks for it, draft or target, in
+which order, or beside which other request. This file knows nothing about logits, requests or sequences.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+"""32-bit words, kept in 64 bits so that a product of two fits."""
+
+_ROUNDS = 10
+_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+# u = ((word >> 9) + 0.5) * 2^-23 lies in [2^-24, 1 - 2^-24], and the noise -log(-log(u)) between these two.
+GUMBEL_MIN = -math.log(24.0 * math.log(2.0))
+GUMBEL_MAX = -math.log(-math.log1p(-(2.0**-24)))
+
+
+def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
+    """Philox4x32-10 of many counters under one key; the counter's words broadcast against each other."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
+        c0, c1, c2, c3 = (
+            (product_1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
+            product_1 & _LOW,
+            (product_0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
+            product_0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+def token_words(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:
+    """One 32-bit word for each of the ascending `token_ids`, (n,).
+
+    Key: the seed's low and high word. Counter: (token id / 4, position low, position high, 0); the token takes word
+    token id % 4, so a full vocabulary costs a quarter of the blocks.
+    """
+    blocks = token_ids >> 2
+    is_first = np.empty(blocks.shape, dtype=np.bool_)
+    is_first[:1] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=is_first[1:])
+    unique = blocks[is_first].astype(np.uint64)
+    low = np.full_like(unique, position & 0xFFFFFFFF)
+    high = np.full_like(unique, position >> 32)
+    words = philox4x32((unique, low, high, np.zeros_like(unique)), (seed & 0xFFFFFFFF, seed >> 32))
+    which_block = np.cumsum(is_first) - 1
+    chosen: Words = np.stack(words)[token_ids & 3, which_block]
+    return chosen
+
+
+def gumbel_noise(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise for each of the ascending `token_ids`, in [GUMBEL_MIN, GUMBEL_MAX].
+
+    float64 throughout: in float32 the largest u rounds to 1, whose noise is infinite, and a token picked by nothing
+    but that comes up once in a few hundred draws over a full vocabulary.
+    """
+    words = token_words(seed, position, token_ids)
+    uniform = ((words >> np.uint64(9)).astype(np.float64) + 0.5) * 2.0**-23
+    noise: npt.NDArray[np.float64] = -np.log(-np.log(uniform))
+    return noise

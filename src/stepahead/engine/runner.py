@@ -1,0 +1,110 @@
+"""Runs passes: turns scheduled rows into the flat `ForwardBatch` that a model sees, trunk and heads alike.
+
+Owns the KV tensors and the model. Knows where rows lie; not why they were scheduled, nor what their logits mean.
+"""
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from stepahead.backends.base import Backend, Floats, Ints, KVBlocks, Tensor
+from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows, attention_rows
+from stepahead.engine.kv_cache import SLACK, KVCache, size_groups
+from stepahead.engine.metrics import EngineMetrics
+from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
+
+
+class StepInterrupted(Exception):  # noqa: N818 - a signal between engine and checkpoint, no fault of anyone's
+    """Raised by a checkpoint to abandon a pass; nothing of the step is committed."""
+
+
+def never_interrupt() -> None:
+    """The checkpoint of a runner without an engine."""
+
+
+class ModelRunner:
+    """One model on one backend, with its KV memory. kv[i] belongs to layer i."""
+
+    def __init__(self, model: Model, backend: Backend, kv_cache: KVCache, kv: tuple[KVBlocks, ...]) -> None:
+        assert len(kv) == len(model.layers)
+        self.model = model
+        self.backend = backend
+        self.kv_cache = kv_cache
+        self.kv = kv
+        self.checkpoint: Checkpoint = never_interrupt  # called between layers; the engine sets its own
+        self.metrics = EngineMetrics()
+
+    @classmethod
+    def create(
+        cls,
+        model: Model,
+        backend: Backend,
+        kv_type: str,
+        context_length: int,
+        max_num_seqs: int,
+        chunk_tokens: int,
+        slack: int = SLACK,
+    ) -> "ModelRunner":
+        """A runner with KV for max_num_seqs sequences of context_length. Memory is taken as it is touched."""
+        num_blocks = size_groups(model.kv_specs, context_length, max_num_seqs, chunk_tokens, slack)
+        kv = tuple(
+            backend.new_kv(num_blocks[layer.kv_group], layer.num_kv_heads, layer.head_dim, kv_type)
+            for layer in model.layers
+        )
+        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv)
+
+    def forward(self, batch: ScheduledBatch) -> ForwardOutput:
+        """The trunk over a step's rows; logits for the rows that verify reads."""
+        self.backend.begin_step()
+        output = self.model.forward(self._flatten(batch), self.kv, self.checkpoint)
+        self.metrics.num_trunk_passes += 1
+        self.metrics.num_trunk_rows += batch.num_rows
+        return output
+
+    def draft_forward(
+        self, head: int, spans: Seq[RowSpan], token_ids: Ints, hidden: Tensor, logit_rows: Ints
+    ) -> ForwardOutput:
+        """Head `head` over the spans' rows, one after the other; spans carry the tables of the head's own group."""
+        assert self.model.draft is not None
+        group = self.model.layers[self.model.draft.layers[head]].kv_group
+        rows = attention_rows(spans, self.model.kv_specs[group].window)
+        assert len(rows.positions) == len(token_ids) == hidden.shape[0]
+        attention = tuple(rows if number == group else None for number in range(len(self.model.kv_specs)))
+        flat = ForwardBatch(token_ids, rows.positions, attention, logit_rows)
+        self.backend.begin_step()
+        output = self.model.draft_forward(head, flat, hidden, self.kv, self.checkpoint)
+        self.metrics.num_draft_passes += 1
+        self.metrics.num_draft_rows += len(token_ids)
+        return output
+
+    def host_logits(self, output: ForwardOutput) -> Floats:
+        """(num_logits, vocab_size) on the host; no rows where a step only runs parts of prompts."""
+        if output.logits is None:
+            return np.empty((0, self.model.vocab_size), dtype=np.float32)
+        return self.backend.download(output.logits)
+
+    def _flatten(self, batch: ScheduledBatch) -> ForwardBatch:
+        attention = tuple(
+            None if spec.is_draft else attention_rows(_spans(batch, group), spec.window)
+            for group, spec in enumerate(self.model.kv_specs)
+        )
+        positions = np.concatenate([np.arange(rows.start, rows.end, dtype=np.int32) for rows in batch.rows])
+        token_ids = np.array([token for rows in batch.rows for token in _row_tokens(rows)], dtype=np.int32)
+        logit_rows = np.array([row for rows in batch.rows for row in _logit_rows(rows)], dtype=np.int32)
+        return ForwardBatch(token_ids, positions, attention, logit_rows)
+
+
+def _spans(batch: ScheduledBatch, group: int) -> list[RowSpan]:
+    return [RowSpan(rows.start, rows.end, rows.sequence.kv.tables[group]) for rows in batch.rows]
+
+
+def _row_tokens(rows: ScheduledRows) -> list[int]:
+    tokens = [*rows.sequence.token_ids[rows.start : rows.end], *rows.draft.token_ids]
+    assert len(tokens) == rows.end - rows.start
+    return tokens
+
+
+def _logit_rows(rows: ScheduledRows) -> range:
+    """The last num_logits rows of a sequence: its last committed token, then its draft."""
+    end = rows.first_row + rows.end - rows.start
+    return range(end - rows.num_logits, end)

@@ -1,0 +1,400 @@
+"""LLM: the front door. A model file becomes an engine; prompts become requests; steps become completions.
+
+Owns the wiring of the rooms and nothing else: no sampling, no scheduling, no kernels.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from stepahead.backends.base import Backend
+from stepahead.completion import Completion, StreamChunk, Timings
+from stepahead.config import EngineConfig, ResolvedConfig
+from stepahead.demo import demo_path
+from stepahead.engine.engine import Engine
+from stepahead.engine.metrics import EngineMetrics
+from stepahead.engine.request import Request, RequestOutput, SamplingParams, Sequence, Speculation, seed_from_system
+from stepahead.engine.runner import ModelRunner
+from stepahead.engine.sampler import Sampler
+from stepahead.engine.scheduler import Scheduler
+from stepahead.engine.teacher import draft_logits, trunk_logits
+from stepahead.errors import ConfigError, RequestError
+from stepahead.gguf import GGUFFile
+from stepahead.model_info import ModelInfo, model_info
+from stepahead.models.model import Chain
+from stepahead.models.registry import load_model
+from stepahead.speculative.mtp import MtpProposer
+from stepahead.speculative.policy import resolve_depth
+from stepahead.speculative.proposer import NoProposer, Proposer
+from stepahead.tokenizer import ChatTemplate, Detokenizer, Tokenizer
+
+log = logging.getLogger("stepahead")
+
+Prompt = str | list[int]
+OnPrompt = Callable[[int, int], None]
+
+
+class LLM:
+    """A loaded model that continues prompts.
+
+    One caller at a time: concurrent calls wait for each other. Give a list of prompts to run them side by side.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        mtp: str | Path = "auto",
+        kv_type: str = "f16",
+        threads: int | None = None,
+        context_length: int | None = None,
+        *,
+        backend: str = "cpu",
+        max_num_seqs: int = 8,
+        chunk_tokens: int = 512,
+    ) -> None:
+        """Load `model`, a GGUF file (the first shard of a split one).
+
+        mtp: "auto" uses the heads in the file, "off" none, a path those of a companion file.
+        kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
+        context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
+        chunk_tokens: rows a step. Raises ConfigError for a wrong argument, ModelFormatError for a damaged file,
+        UnsupportedModelError for a sound file that this version cannot run.
+        """
+        asked = EngineConfig(
+            kv_type=kv_type,
+            threads=threads,
+            context_length=context_length,
+            backend=backend,
+            max_num_seqs=max_num_seqs,
+            chunk_tokens=chunk_tokens,
+            mtp=str(mtp),
+        )
+        self._file = GGUFFile.open(model)
+        self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
+        self.tokenizer = Tokenizer.from_metadata(self._file.metadata)
+        self._backend = _make_backend(asked)
+        loaded = load_model(self._file, self._backend, None if mtp == "off" else self._heads or self._file)
+        if self.tokenizer.vocab_size > loaded.vocab_size:
+            raise ConfigError(
+                f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"
+            )
+        self.config: ResolvedConfig = asked.resolve(loaded.context_length)
+        self.model = loaded
+        self.info: ModelInfo = model_info(self._file, self._heads)
+        self._runner = ModelRunner.create(
+            loaded,
+            self._backend,
+            self.config.kv_type,
+            self.config.context_length,
+            self.config.max_num_seqs,
+            self.config.chunk_tokens,
+        )
+        self._sampler = Sampler()
+        self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
+        proposer: Proposer = self._mtp or NoProposer()
+        self._engine = Engine(self._runner, self._make_scheduler(proposer), proposer, self._sampler)
+        self._lock = threading.Lock()
+        self._next_request_id = 0
+        self._template: ChatTemplate | None = None
+        if mtp == "auto" and loaded.draft is None:
+            log.info("%s: %s", self._file.path, self.info.heads_verdict)
+
+    @classmethod
+    def demo(cls, **kwargs: Any) -> "LLM":
+        """The embedded demo model, a small one that completes Python code; same keyword arguments as LLM."""
+        return cls(demo_path(), **kwargs)
+
+    # --- text ---
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of `text`; begins with BOS if and only if the file says so."""
+        return self.tokenizer.encode(text)
+
+    def detokenize(self, token_ids: Seq[int]) -> str:
+        return self.tokenizer.decode(self._checked_ids(token_ids))
+
+    # --- generation ---
+    @overload
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, speculation: Speculation | None = None
+    ) -> Completion: ...
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        speculation: Speculation | None = None,
+    ) -> list[Completion]: ...
+    def generate(
+        self,
+        prompt: Prompt | list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        speculation: Speculation | None = None,
+    ) -> Completion | list[Completion]:
+        """Continue a prompt (text or token ids), or a list of prompts side by side.
+
+        A list of texts or of id lists gives a list; [] gives []. Raises RequestError for a wrong prompt or setting,
+        CapacityError for what does not fit.
+        """
+        prompts, is_list = _as_prompts(prompt)
+        with self._lock:
+            jobs = [self._job(item, params, speculation) for item in prompts]
+            for _ in self._run(jobs):
+                pass
+        completions = [job.completion() for job in jobs]
+        return completions if is_list else completions[0]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        speculation: Speculation | None = None,
+        on_prompt: OnPrompt | None = None,
+    ) -> Iterator[StreamChunk]:
+        """Like generate, in pieces: one chunk a step. Closing the iterator aborts the request.
+
+        on_prompt(done, total) is called after each chunk of a prompt. Settings are checked at the call.
+        """
+        job = self._job(prompt, params, speculation)
+        return self._stream(job, on_prompt)
+
+    def chat(
+        self,
+        messages: list[dict[str, Any]],
+        params: SamplingParams | None = None,
+        speculation: Speculation | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        stream: bool = False,
+        on_prompt: OnPrompt | None = None,
+        **template_kwargs: Any,
+    ) -> Completion | Iterator[StreamChunk]:
+        """Answer a conversation, rendered by the file's chat template; template_kwargs reach the template."""
+        prompt = self.render_chat(messages, tools, **template_kwargs)
+        # The template writes BOS itself.
+        ids = self.tokenizer.encode(prompt, add_bos=False)
+        if stream:
+            return self.stream(ids, params, speculation, on_prompt)
+        return self.generate(ids, params, speculation)
+
+    def render_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **template_kwargs: Any
+    ) -> str:
+        """The text that a conversation becomes. Raises RequestError if the file has no chat template."""
+        if self._template is None:
+            self._template = ChatTemplate.from_tokenizer(self.tokenizer)
+        return self._template.render(messages, tools=tools, **template_kwargs)
+
+    # --- evaluation ---
+    def logits(self, token_ids: Seq[int]) -> npt.NDArray[np.float32]:
+        """(num_tokens, vocab_size) float32: the trunk's logits after each token, teacher-forced."""
+        return np.concatenate(list(self.logits_in_chunks(token_ids)))
+
+    def logits_in_chunks(self, token_ids: Seq[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """As `logits`, chunk_tokens rows at a time: for texts whose logits would not fit into memory."""
+        ids = self._checked_ids(token_ids)
+        self._check_length(ids)
+        with self._lock:
+            for chunk in trunk_logits(self._runner, ids, self.config.chunk_tokens):
+                yield chunk.copy()
+
+    def draft_logits(self, token_ids: Seq[int], chain: Chain = "exact") -> npt.NDArray[np.float32]:
+        """(num_heads, vocab_size) float32: each head's logits in the chain that follows token_ids.
+
+        The last token is the one just sampled, not yet in the trunk; drafts between heads are greedy.
+        Raises RequestError if the model has no heads.
+        """
+        ids = self._checked_ids(token_ids)
+        self._check_length(ids)
+        Speculation(chain=chain)
+        if self._mtp is None:
+            raise RequestError(f"{self._file.path}: {self.info.heads_verdict}")
+        with self._lock:
+            return draft_logits(self._runner, self._mtp, ids, chain, self.config.chunk_tokens).copy()
+
+    # --- lifetime ---
+    @property
+    def metrics(self) -> EngineMetrics:
+        """Counters since loading."""
+        return self._runner.metrics
+
+    def close(self) -> None:
+        """Let go of the model's files and memory."""
+        self._file.close()
+        if self._heads is not None:
+            self._heads.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside ---
+    def _make_scheduler(self, proposer: Proposer) -> Scheduler:
+        return Scheduler(
+            self._runner.kv_cache,
+            max_num_seqs=self.config.max_num_seqs,
+            chunk_tokens=self.config.chunk_tokens,
+            drop=proposer.forget,
+        )
+
+    def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "_Job":
+        return _Job(self._request(prompt, params or SamplingParams(), speculation or Speculation()))
+
+    def _request(self, prompt: Prompt, params: SamplingParams, speculation: Speculation) -> Request:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
+        self._check_length(ids, with_room=True)
+        for name, wanted in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            self._check_range(name, list(wanted))
+        room = self.config.context_length - len(ids)
+        self._next_request_id += 1
+        ends = frozenset() if params.ignore_eos else self.tokenizer.end_ids
+        return Request(
+            request_id=self._next_request_id,
+            prompt_ids=tuple(ids),
+            params=params,
+            speculation=speculation,
+            seed=seed_from_system(params.seed),
+            max_new_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            end_ids=ends | frozenset(params.stop_token_ids),
+            text=Detokenizer(self.tokenizer, skip_special=True, stop=params.stops),
+            depth=resolve_depth(speculation, self.model.draft),
+        )
+
+    def _run(self, jobs: list["_Job"]) -> Iterator[list[RequestOutput]]:
+        """Step the engine until all jobs are done; whatever goes wrong, none of them stays behind."""
+        by_id = {job.request.request_id: job for job in jobs}
+        try:
+            for job in jobs:
+                job.sequence = self._engine.add(job.request)
+            while self._engine.has_unfinished:
+                outputs = self._engine.step()
+                now = time.perf_counter()
+                for output in outputs:
+                    by_id[output.request_id].take(output, now)
+                yield outputs
+        finally:
+            for job in jobs:
+                if not job.is_finished:
+                    self._engine.abort(job.request.request_id)
+            while self._engine.has_unfinished:
+                self._engine.step()
+
+    def _stream(self, job: "_Job", on_prompt: OnPrompt | None) -> Iterator[StreamChunk]:
+        with self._lock:
+            for outputs in self._run([job]):
+                if on_prompt is not None and not outputs and job.sequence is not None:
+                    on_prompt(job.sequence.num_computed_tokens, len(job.request.prompt_ids))
+                for output in outputs:
+                    yield StreamChunk(
+                        token_ids_delta=list(output.token_ids_delta),
+                        text_delta=output.text_delta,
+                        pieces=list(output.pieces),
+                        num_accepted=output.num_accepted,
+                        finish_reason=output.finish_reason.value if output.finish_reason else None,
+                        completion=job.completion() if output.finish_reason else None,
+                    )
+
+    def _checked_ids(self, token_ids: Seq[int]) -> list[int]:
+        ids = [int(token) if isinstance(token, np.integer) else token for token in token_ids]
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool):
+                raise RequestError(f"token id {token!r} is a {type(token).__name__}: give integers")
+        self._check_range("token id", ids)
+        return ids
+
+    def _check_range(self, name: str, ids: list[int]) -> None:
+        size = self.model.vocab_size
+        for token in ids:
+            if not 0 <= token < size:
+                raise RequestError(f"{name} {token} is out of range: this model's ids are 0 to {size - 1}")
+
+    def _check_length(self, ids: list[int], with_room: bool = False) -> None:
+        limit = self.config.context_length
+        if not ids:
+            raise RequestError("the prompt has no tokens: give at least one")
+        if len(ids) + with_room > limit:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens, the context {limit}"
+                f"{', and one is needed for the answer' if with_room else ''}: "
+                f"shorten it or load with a larger context_length (this model: up to {self.model.context_length})"
+            )
+
+
+class _Job:
+    """A request on its way through the engine, with the clock of its caller."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.sequence: Sequence | None = None
+        self.started = self.first_token = self.last_token = time.perf_counter()
+        self.num_steps = 0
+        self.is_finished = False
+
+    def take(self, output: RequestOutput, now: float) -> None:
+        if output.token_ids_delta:
+            if self.num_steps == 0:
+                self.first_token = now
+            self.last_token = now
+            self.num_steps += 1
+        self.is_finished = output.finish_reason is not None
+
+    def completion(self) -> Completion:
+        sequence = self.sequence
+        assert sequence is not None and sequence.finish_reason is not None
+        return Completion(
+            prompt_token_ids=list(self.request.prompt_ids),
+            token_ids=sequence.output_ids,
+            text=sequence.text,
+            finish_reason=sequence.finish_reason.value,
+            stop_reason=sequence.stop_reason,
+            seed=self.request.seed,
+            speculation=sequence.stats,
+            timings=Timings(
+                prompt_tokens=len(self.request.prompt_ids),
+                cached_tokens=sequence.num_cached_tokens,
+                prompt_seconds=self.first_token - self.started,
+                generation_seconds=self.last_token - self.first_token,
+                generated_tokens=sequence.num_output_tokens,
+                num_steps=self.num_steps,
+            ),
+            logprobs=sequence.logprobs,
+        )
+
+
+def _make_backend(config: EngineConfig) -> Backend:
+    """Imported late: the reference needs no native library, and neither needs the other."""
+    backend: Backend
+    if config.backend == "reference":
+        from stepahead.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
+
+        backend = ReferenceBackend(int8_activations=True)
+    else:
+        from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
+
+        backend = CpuBackend(threads=config.threads)
+    return backend
+
+
+def _as_prompts(prompt: Prompt | list[str] | list[list[int]]) -> tuple[list[Prompt], bool]:
+    """(prompts, whether the caller gave a list of them)."""
+    if isinstance(prompt, str):
+        return [prompt], False
+    if not isinstance(prompt, list | tuple | np.ndarray):
+        raise RequestError(f"prompt is a {type(prompt).__name__}: give text, a list of token ids, or a list of either")
+    items: list[Any] = list(prompt)
+    if items and all(isinstance(item, int | np.integer) for item in items):
+        return [items], False
+    for item in items:
+        if not isinstance(item, str | list | tuple | np.ndarray):
+            raise RequestError(f"a prompt in the list is a {type(item).__name__}: give text or a list of token ids")
+    return [item if isinstance(item, str) else list(item) for item in items], True

@@ -1,0 +1,80 @@
+"""ModelRunner: what the model gets to see."""
+
+import numpy as np
+
+from stepahead.engine.batch import RowSpan
+from stepahead.engine.request import Draft
+from stepahead.engine.runner import ModelRunner
+from stepahead.models.model import ForwardOutput
+from support.toy_engine import SLACK, SPECS, VOCAB, ToyBackend, ToyModel, make_engine, make_request, prompt_of
+
+
+class RecordingBackend(ToyBackend):
+    def __init__(self):
+        self.made = []
+        self.num_steps = 0
+
+    def new_kv(self, num_blocks, num_kv_heads, head_dim, kv_type):
+        self.made.append((num_blocks, num_kv_heads, head_dim, kv_type))
+        return super().new_kv(num_blocks, num_kv_heads, head_dim, kv_type)
+
+    def begin_step(self):
+        self.num_steps += 1
+
+
+def make_runner():
+    return ModelRunner.create(ToyModel(), RecordingBackend(), "f16", 256, max_num_seqs=2, chunk_tokens=32, slack=SLACK)
+
+
+def test_create_gives_each_layer_the_blocks_of_its_group():
+    runner = make_runner()
+    sliding = 2 * 3  # window - 1 + slack + chunk: 118 positions touch at most 3 blocks
+    assert runner.backend.made == [(8, 1, 4, "f16"), (sliding, 1, 4, "f16"), (sliding, 1, 4, "f16")]
+    assert runner.kv_cache.num_blocks == (8, sliding, sliding)
+    assert runner.kv_cache.specs == SPECS
+
+
+def test_the_flat_batch():
+    engine = make_engine(chunk_tokens=64)
+    scheduler = engine.scheduler
+    first, second = (engine.add(make_request(number, prompt_of(10, number), 10)) for number in range(2))
+    scheduler.schedule()
+    for group in (0, 1):
+        assert engine.runner.kv_cache.claim(first.kv, group, 0, 9)
+    first.num_computed_tokens = first.kv.num_tokens = 9
+    first.draft = Draft((1, 2), (1.0, 1.0))
+    engine.runner.forward(scheduler.schedule())
+    flat = engine.runner.model.batches[-1]
+    assert flat.token_ids.tolist() == [first.token_ids[9], 1, 2, *second.token_ids]
+    assert flat.positions.tolist() == [9, 10, 11, *range(10)]
+    assert flat.logit_rows.tolist() == [0, 1, 2, 12]
+    assert flat.token_ids.dtype == flat.positions.dtype == flat.logit_rows.dtype == np.int32
+    assert flat.attention[0].first_keys.tolist() == [0] * 13
+    assert flat.attention[0].sequences.tolist() == [0] * 3 + [1] * 10
+    assert flat.attention[2] is None
+
+
+def test_first_keys_of_a_window():
+    engine = make_engine(chunk_tokens=128)
+    engine.add(make_request(0, prompt_of(100), 10))
+    engine.step()
+    rows = engine.runner.model.batches[0].attention[1]
+    assert rows.first_keys.tolist() == [max(0, position - 69) for position in range(100)]
+
+
+def test_draft_forward_runs_in_the_heads_group():
+    runner = make_runner()
+    kv = runner.kv_cache.new()
+    assert runner.kv_cache.claim(kv, 2, 30, 33)
+    spans = [RowSpan(30, 33, kv.tables[2], first_valid=29)]
+    hidden = np.zeros((3, 2), np.float32)
+    output = runner.draft_forward(0, spans, np.array([1, 2, 3], np.int32), hidden, np.array([2], np.int32))
+    assert output.logits.shape == (1, VOCAB)
+    assert runner.kv[2].cells[kv.tables[2][0] * 64 + 30 : kv.tables[2][0] * 64 + 33].tolist() == [1, 2, 3]
+    assert (runner.metrics.num_draft_passes, runner.metrics.num_draft_rows) == (1, 3)
+    assert (runner.metrics.num_trunk_passes, runner.backend.num_steps) == (0, 1)
+
+
+def test_a_pass_without_logits_has_no_rows_of_them():
+    runner = make_runner()
+    assert runner.host_logits(ForwardOutput(None, np.zeros((4, 2), np.float32))).shape == (0, VOCAB)
