@@ -1,6 +1,7 @@
 """Where draft tokens come from. A proposer guesses; the engine verifies; a wrong guess costs time, never text."""
 
-from collections.abc import Iterable, Sequence as Seq
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from stepahead.backends.base import Tensor

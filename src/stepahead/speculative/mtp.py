@@ -1,0 +1,137 @@
+"""Drafts from a model's multi-token-prediction heads.
+
+Each draft token is chosen by the target's own sampler, with the same filters, noise and position, so that draft and
+target agree whenever their logits do. What is special about a family stands in its `DraftSpec`; this file knows no
+family, and nothing of blocks or passes: speculative/head_passes.py runs the heads.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from stepahead.backends.base import Floats, Tensor
+from stepahead.engine.batch import ScheduledBatch
+from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
+from stepahead.engine.sampler import Sampler, SamplerState
+from stepahead.errors import CapacityError, RequestError
+from stepahead.models.model import Chain
+from stepahead.speculative.head_cache import HeadCache
+from stepahead.speculative.head_passes import MAX_ROWS, DraftJob, HeadPasses, HeadRunner
+
+
+class MtpProposer:
+    """A Proposer (speculative/proposer.py) over the heads of one model.
+
+    State is kept by kv_id, so that it stays with a prefix that is parked and reused. Nothing is kept for requests
+    that never draft (mode "off").
+    """
+
+    def __init__(self, runner: HeadRunner, sampler: Sampler, max_rows: int = MAX_ROWS) -> None:
+        assert runner.model.draft is not None, "a model without heads has nothing to propose"
+        self._runner = runner
+        self._sampler = sampler
+        self._spec = runner.model.draft
+        self._passes = HeadPasses(runner, self._spec, max_rows)
+        self._caches: dict[int, HeadCache] = {}
+
+    def begin(self, sequence: Sequence) -> None:
+        """Start from what is known of the prefix that sequence.kv holds: all, some or none of its hidden rows."""
+        if sequence.request.speculation.mode != "off":
+            self._cache(sequence.kv).truncate(sequence.num_computed_tokens)
+
+    def propose(self, sequences: Iterable[Sequence]) -> None:
+        """Set the draft of every sequence. At most one pass a head, unless prompts are to be caught up with."""
+        jobs: list[DraftJob] = []
+        states: dict[DraftJob, SamplerState] = {}
+        margins: dict[DraftJob, list[float]] = {}
+        for sequence in sequences:
+            sequence.draft = NO_DRAFT
+            depth = self._depth(sequence)
+            if depth > 0:
+                job = self._job(sequence, sequence.request.speculation.chain, depth)
+                if not job.cache.can_draft(job.position):
+                    continue
+                states[job], margins[job] = SamplerState.of(sequence), []
+                jobs.append(job)
+
+        def choose(job: DraftJob, logits: Floats) -> None:
+            states[job] = self._choose(job, logits, states[job], margins[job])
+
+        self._passes.run(jobs, choose)
+        for job in jobs:
+            if job.token_ids:
+                job.sequence.draft = Draft(tuple(job.token_ids), tuple(margins[job]), "mtp")
+
+    def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
+        """Keep the hidden rows that stand; those of rejected draft tokens are beyond num_computed_tokens."""
+        for rows in batch.rows:
+            cache = self._caches.get(rows.sequence.kv.kv_id)
+            if cache is not None:
+                cache.observe(rows.start, hidden, rows.first_row, rows.sequence.num_computed_tokens)
+
+    def forget(self, kv: SequenceKV) -> None:
+        self._caches.pop(kv.kv_id, None)
+
+    def draft_logits(self, sequence: Sequence, chain: Chain) -> Floats:
+        """(num_heads, vocab_size): each head's logits in the chain that follows the sequence, greedy in between.
+
+        All tokens but the last have been through the trunk, and been observed. Raises RequestError if there is no
+        such chain, CapacityError if the heads' rows find no blocks.
+        """
+        assert sequence.is_decoding, "the trunk has not seen all tokens but the last"
+        job = self._job(sequence, chain, self._spec.num_heads)
+        if not job.cache.can_draft(job.position):
+            raise RequestError(
+                f"no hidden row precedes the last token, and chain={chain!r} starts from one: give 2 tokens"
+            )
+        logits: list[Floats] = []
+
+        def choose(job: DraftJob, row: Floats) -> None:
+            logits.append(row.copy())
+            job.token_ids.append(int(row.argmax()))
+
+        self._passes.run([job], choose)
+        if len(logits) < self._spec.num_heads:
+            raise CapacityError(
+                "no free KV blocks for the heads' rows: try when fewer requests run, or raise max_num_seqs"
+            )
+        return np.stack(logits)
+
+    def _depth(self, sequence: Sequence) -> int:
+        """Draft tokens worth aiming at: the token after the last accepted one always comes from the trunk."""
+        if sequence.is_finished or sequence.is_aborted or not sequence.is_decoding:
+            return 0
+        return min(sequence.request.depth, sequence.num_remaining_tokens - 1, self._spec.max_depth)
+
+    def _job(self, sequence: Sequence, chain: Chain, depth: int) -> DraftJob:
+        cache = self._cache(sequence.kv)
+        cache.truncate(sequence.num_computed_tokens)
+        cache.use_chain(chain)
+        return DraftJob(sequence, cache, sequence.num_computed_tokens, depth)
+
+    def _cache(self, kv: SequenceKV) -> HeadCache:
+        cache = self._caches.get(kv.kv_id)
+        if cache is None:
+            model, slack = self._runner.model, self._runner.kv_cache.slack
+            cache = HeadCache(self._spec, self._runner.backend, model.hidden_size, slack)
+            self._caches[kv.kv_id] = cache
+        return cache
+
+    def _choose(self, job: DraftJob, logits: Floats, state: SamplerState, margins: list[float]) -> SamplerState:
+        """Draft one token as the target will choose it, and end the draft where the text would end."""
+        position = len(job.sequence.token_ids) + len(job.token_ids)
+        try:
+            sampled = self._sampler.sample(logits, state, position)
+        except RequestError:
+            job.depth = len(job.token_ids)  # nothing is allowed here; if the text gets here, verify says so
+            return state
+        job.token_ids.append(sampled.token_id)
+        margins.append(sampled.margin)
+        if sampled.token_id in job.sequence.request.end_ids:
+            job.depth = len(job.token_ids)
+            return state
+        state = state.advance(sampled.token_id)
+        if state.is_finished:
+            job.depth = len(job.token_ids)
+        return state

@@ -1,0 +1,34 @@
+"""How many tokens to draft. Mechanism lives in the proposers; they draft as deep as they are told here.
+
+Until drafts are priced against the measured cost of verifying them, `auto` means one draft token: the depth that
+loses least where drafting does not pay.
+"""
+
+from stepahead.engine.request import Speculation
+from stepahead.errors import RequestError
+from stepahead.models.model import DraftSpec
+
+AUTO_DEPTH = 1
+
+
+def resolve_depth(speculation: Speculation, draft: DraftSpec | None) -> int:
+    """The most draft tokens a step for one request, 0: none. Raises RequestError for what the model cannot do."""
+    if speculation.mode == "off":
+        return 0
+    if draft is None or draft.num_heads == 0:
+        if speculation.mode == "mtp":
+            raise RequestError('mode="mtp" needs MTP heads, and this model file has none: give "auto" or "off"')
+        return 0
+    if speculation.depth is None:
+        return AUTO_DEPTH if speculation.mode == "auto" else draft.num_heads
+    if speculation.depth > draft.max_depth:
+        heads = "one MTP head, used again for each draft token," if draft.is_recurrent else _heads(draft.num_heads)
+        raise RequestError(
+            f"depth={speculation.depth} is out of range: this model has {heads} and allows 1 to {draft.max_depth}, "
+            "or 0 for none"
+        )
+    return speculation.depth
+
+
+def _heads(num_heads: int) -> str:
+    return "one MTP head" if num_heads == 1 else f"{num_heads} MTP heads"

@@ -1,0 +1,48 @@
+"""Judges drafts: which draft tokens the target would have chosen itself, and the token after them.
+
+The target samples every row with its own noise (engine/sampler.py); a draft token is accepted iff it equals that
+sample. So the text is the target's, whatever was drafted. Sequences are read, never changed, but for the
+log-probabilities they asked for: those of every token of the verdict are appended, and commit cuts what it drops.
+"""
+
+from stepahead.backends.base import Floats
+from stepahead.engine.batch import ScheduledBatch, ScheduledRows
+from stepahead.engine.request import Verdict
+from stepahead.engine.sampler import Sampler, SamplerState
+
+
+def verify(batch: ScheduledBatch, logits: Floats, sampler: Sampler) -> list[Verdict | None]:
+    """A verdict for each of batch.rows, None where no logits were wanted; logits is (num_logits, vocab_size)."""
+    return [
+        verify_rows(rows, logits[rows.logits_start : rows.logits_start + rows.num_logits], sampler)
+        if rows.num_logits
+        else None
+        for rows in batch.rows
+    ]
+
+
+def verify_rows(rows: ScheduledRows, logits: Floats, sampler: Sampler) -> Verdict:
+    """One sequence: logits is (1 + len(draft), vocab_size). No draft is plain sampling.
+
+    A token that completes the grammar is the last one sampled, and stands as next_id even if it was drafted.
+    """
+    sequence, draft_ids = rows.sequence, rows.draft.token_ids
+    assert len(logits) == len(draft_ids) + 1, "a row of logits for the last committed token and each draft token"
+    num_best = sequence.request.params.logprobs
+    state = SamplerState.of(sequence)
+    accepted: list[int] = []
+    while True:
+        row = logits[len(accepted)]
+        token_id = sampler.sample(row, state, len(sequence.token_ids) + len(accepted)).token_id
+        if num_best is not None:
+            sequence.logprobs.append(sampler.logprobs(row, token_id, num_best))
+        if len(accepted) == len(draft_ids) or token_id != draft_ids[len(accepted)]:
+            break
+        # A grammar is not asked about what follows the end of the text.
+        if state.grammar is not None and token_id in sequence.request.end_ids:
+            break
+        state = state.advance(token_id)
+        if state.is_finished:
+            break
+        accepted.append(token_id)
+    return Verdict(tuple(accepted), token_id)
