@@ -1,0 +1,9 @@
+#define STEPAHEAD_ISA avx2
+#define STEPAHEAD_VECTOR_AVX2
+#include "isa/table.h"
+
+namespace stepahead {
+
+const KernelTable avx2_table = STEPAHEAD_TABLE(avx2);
+
+}  // namespace stepahead

@@ -1,0 +1,20 @@
+// Which kernel tables this machine can run.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "isa/kernel_table.h"
+
+namespace stepahead {
+
+extern const KernelTable scalar_table;
+extern const KernelTable avx2_table;
+
+// Best first; the last is always "scalar".
+std::vector<const KernelTable*> available_tables();
+
+// Throws Error for a name that is not among them.
+const KernelTable& find_table(const std::string& name);
+
+}  // namespace stepahead

@@ -1,0 +1,89 @@
+// The kernels of one instruction set, as plain functions. Every table gives the same bits (docs/numerics.md); NaN
+// payloads apart. Shapes are checked in bind/: a kernel trusts them, allocates nothing, starts no thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace stepahead {
+
+// The weight types that have kernels of their own; every other type of GGUF is decoded to F32 at use.
+enum class WeightType { F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K };
+inline constexpr size_t kNumWeightTypes = 8;
+
+enum class KVType { F32, F16, Q8_0 };
+
+// Positions in a block of the KV cache, and in a chunk of attention.
+inline constexpr size_t kBlockSize = 64;
+
+// Output rows that a linear kernel computes side by side: parts of a matrix for threads are multiples of it.
+inline constexpr size_t kTileRows = 8;
+
+struct TypeInfo {
+  const char* name;
+  int ggml_id;
+  size_t block_size, block_bytes;
+  size_t activation_block;  // elements of x that share one int8 scale; 0: x stays float32
+};
+
+inline constexpr TypeInfo kTypeInfo[kNumWeightTypes] = {
+    {"F32", 0, 1, 4, 0},      {"F16", 1, 1, 2, 0},       {"BF16", 30, 1, 2, 0},       {"Q8_0", 8, 32, 34, 32},
+    {"Q4_0", 2, 32, 18, 32},  {"Q4_K", 12, 256, 144, 256}, {"Q5_K", 13, 256, 176, 256}, {"Q6_K", 14, 256, 210, 256},
+};
+
+constexpr const TypeInfo& info(WeightType type) { return kTypeInfo[static_cast<size_t>(type)]; }
+
+// One row of activations as a linear kernel wants it: float32, or int8 in blocks.
+struct ActivationRow {
+  const float* x;       // (num_in,)
+  const int8_t* q;      // (num_in,)
+  const float* d;       // (num_in / activation_block,)
+  const int16_t* sums;  // (num_in / 16,) sums of 16 neighbouring q
+};
+
+// y[r][o] = rows[r] . matrix[o] for o in [begin, end), r < num_rows
+using LinearKernel = void (*)(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
+                              const ActivationRow* rows, size_t num_rows, float* const* y) noexcept;
+
+// One row and one KV head of attention: the query heads of the group share the loads.
+struct AttentionTask {
+  const float* q;       // (group, head_dim)
+  float* y;             // (group, head_dim)
+  float* scratch;       // attention_scratch(group, head_dim) floats
+  const uint8_t* keys;  // of block 0 and this KV head: (kBlockSize, head_dim) in the KV type
+  const uint8_t* values;
+  size_t block_stride;   // bytes from a block to the next
+  const int32_t* table;  // block of each chunk
+  size_t first, last;    // positions seen, both included
+  size_t group, head_dim;
+  float scale;
+};
+
+constexpr size_t attention_scratch(size_t group, size_t head_dim) {
+  return group * (kBlockSize + 16) + 8 * (head_dim + 16);
+}
+
+struct KernelTable {
+  const char* name;
+  LinearKernel linear[kNumWeightTypes];
+  // Row of weights to float32, n elements.
+  void (*dequantize[kNumWeightTypes])(const uint8_t* row, size_t n, float* y) noexcept;
+  void (*quantize_row)(const float* x, size_t n, size_t block, int8_t* q, float* d, int16_t* sums) noexcept;
+
+  void (*add)(const float* x, const float* y, size_t n, float* out) noexcept;
+  // acc += weight * x
+  void (*add_scaled)(const float* x, float weight, size_t n, float* acc) noexcept;
+  void (*sigmoid)(const float* x, size_t n, float* out) noexcept;
+  void (*exp)(const float* x, size_t n, float* out) noexcept;
+  void (*swiglu)(const float* gate, const float* up, size_t n, float limit, float* out) noexcept;
+  void (*scale)(const float* x, float factor, size_t n, float* out) noexcept;
+  // weight may be null
+  void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out) noexcept;
+  // In place: the pairs (j, j + half) for j < half
+  void (*rope)(float* x, const float* cos, const float* sin, size_t half) noexcept;
+
+  void (*kv_store[3])(const float* x, size_t head_dim, uint8_t* out) noexcept;
+  void (*attention[3])(const AttentionTask& task) noexcept;
+};
+
+}  // namespace stepahead

@@ -1,0 +1,8 @@
+#define STEPAHEAD_ISA scalar
+#include "isa/table.h"
+
+namespace stepahead {
+
+const KernelTable scalar_table = STEPAHEAD_TABLE(scalar);
+
+}  // namespace stepahead

@@ -1,0 +1,96 @@
+#include "ops/attention.h"
+
+#include <cstdlib>
+
+#include "core/error.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+
+namespace stepahead {
+namespace {
+
+size_t kv_row_bytes(KVType type, size_t head_dim) {
+  switch (type) {
+    case KVType::F32: return 4 * head_dim;
+    case KVType::F16: return 2 * head_dim;
+    case KVType::Q8_0: break;
+  }
+  check(head_dim % 32 == 0, "kv_type q8_0 needs a head_dim that is a multiple of 32, not ", head_dim, "; use f16");
+  return head_dim / 32 * 34;
+}
+
+}  // namespace
+
+KVBlocks::KVBlocks(KVType type, size_t num_blocks, size_t num_kv_heads, size_t head_dim)
+    : type(type),
+      num_blocks(num_blocks),
+      num_kv_heads(num_kv_heads),
+      head_dim(head_dim),
+      row_bytes(kv_row_bytes(type, head_dim)) {
+  const double asked = 2.0 * double(num_blocks) * double(num_kv_heads) * kBlockSize * double(row_bytes);
+  check(asked < 0x1p46, "a KV cache of ", num_blocks, " blocks is more than any memory");
+#if defined(__unix__) || defined(__APPLE__)
+  void* memory = mmap(nullptr, bytes() + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool ok = memory != MAP_FAILED;
+#else
+  void* memory = std::calloc(bytes() + 1, 1);
+  const bool ok = memory != nullptr;
+#endif
+  check(ok, "cannot reserve ", bytes(), " bytes for a KV cache of ", num_blocks, " blocks; use fewer");
+  memory_ = static_cast<uint8_t*>(memory);
+}
+
+KVBlocks::~KVBlocks() {
+#if defined(__unix__) || defined(__APPLE__)
+  munmap(memory_, bytes() + 1);
+#else
+  std::free(memory_);
+#endif
+}
+
+void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, const int32_t* slots) {
+  const auto store = context.kernels.kv_store[static_cast<size_t>(kv.type)];
+  // Split over heads, not rows: were two rows to share a slot, the later one still wins on every thread count.
+  context.pool.run(kv.num_kv_heads, [&](size_t begin, size_t end) noexcept {
+    for (size_t r = 0; r < k.rows(); ++r) {
+      const size_t block = static_cast<size_t>(slots[r]) / kBlockSize, offset = static_cast<size_t>(slots[r]) % kBlockSize;
+      for (size_t h = begin; h < end; ++h) {
+        const size_t at = block * kv.block_stride() + h * kv.head_stride() + offset * kv.row_bytes;
+        store(k.row(r) + h * kv.head_dim, kv.head_dim, kv.keys() + at);
+        store(v.row(r) + h * kv.head_dim, kv.head_dim, kv.values() + at);
+      }
+    }
+  });
+}
+
+void attention(Context& context, const Buffer& q, const KVBlocks& kv, const AttentionRows& rows, float scale,
+               Buffer& out) {
+  const size_t group = q.width() / kv.head_dim / kv.num_kv_heads, group_width = group * kv.head_dim;
+  const size_t per_thread = attention_scratch(group, kv.head_dim);
+  const size_t units = rows.num_rows * kv.num_kv_heads;
+  const Scratch<float> scratch(*context.arena, per_thread * static_cast<size_t>(context.pool.num_threads()));
+  const auto kernel = context.kernels.attention[static_cast<size_t>(kv.type)];
+  context.pool.run(units, [&](size_t begin, size_t end, size_t index) noexcept {
+    for (size_t unit = begin; unit < end; ++unit) {
+      const size_t r = unit / kv.num_kv_heads, head = unit % kv.num_kv_heads;
+      AttentionTask task;
+      task.q = q.row(r) + head * group_width;
+      task.y = out.row(r) + head * group_width;
+      task.scratch = scratch.data() + index * per_thread;
+      task.keys = kv.keys() + head * kv.head_stride();
+      task.values = kv.values() + head * kv.head_stride();
+      task.block_stride = kv.block_stride();
+      task.table = rows.block_tables + static_cast<size_t>(rows.sequences[r]) * rows.max_blocks;
+      task.first = static_cast<size_t>(rows.first_keys[r]);
+      task.last = static_cast<size_t>(rows.positions[r]);
+      task.group = group;
+      task.head_dim = kv.head_dim;
+      task.scale = scale;
+      kernel(task);
+    }
+  });
+}
+
+}  // namespace stepahead

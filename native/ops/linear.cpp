@@ -1,0 +1,77 @@
+#include "ops/linear.h"
+
+#include <memory>
+
+namespace stepahead {
+namespace {
+
+std::vector<float*> row_pointers(const Buffer& y, size_t column) {
+  std::vector<float*> rows(y.rows());
+  for (size_t r = 0; r < rows.size(); ++r) rows[r] = y.row(r) + column;
+  return rows;
+}
+
+size_t num_tiles(size_t num_out) { return (num_out + kTileRows - 1) / kTileRows; }
+
+}  // namespace
+
+Activations::Activations(Context& context, const float* x, size_t num_rows, size_t width, size_t block)
+    : q_(*context.arena, block ? num_rows * width : 0),
+      d_(*context.arena, block ? num_rows * (width / block) : 0),
+      sums_(*context.arena, block ? num_rows * (width / 16) : 0),
+      rows_(num_rows) {
+  for (size_t r = 0; r < num_rows; ++r) {
+    rows_[r].x = x + r * width;
+    if (block) {
+      rows_[r].q = q_.data() + r * width;
+      rows_[r].d = d_.data() + r * (width / block);
+      rows_[r].sums = sums_.data() + r * (width / 16);
+    }
+  }
+  if (block == 0) return;
+  context.pool.run(num_rows, [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      context.kernels.quantize_row(x + r * width, width, block, q_.data() + r * width, d_.data() + r * (width / block),
+                                   sums_.data() + r * (width / 16));
+    }
+  });
+}
+
+void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matrices, const std::vector<Buffer*>& y) {
+  // One quantisation a block size, whatever the number of matrices.
+  std::unique_ptr<Activations> activations[257];
+  std::vector<std::vector<float*>> out;
+  std::vector<size_t> first_tile = {0};
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const size_t block = info(matrices[i].type).activation_block;
+    auto& slot = activations[block];
+    if (!slot) slot = std::make_unique<Activations>(context, x.data(), x.rows(), x.width(), block);
+    out.push_back(row_pointers(*y[i], 0));
+    first_tile.push_back(first_tile.back() + num_tiles(matrices[i].num_out));
+  }
+  context.pool.run(first_tile.back(), [&](size_t begin, size_t end) noexcept {
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      const size_t from = begin > first_tile[i] ? begin : first_tile[i];
+      const size_t to = end < first_tile[i + 1] ? end : first_tile[i + 1];
+      if (from >= to) continue;
+      const Matrix& m = matrices[i];
+      const size_t stop = (to - first_tile[i]) * kTileRows;
+      context.kernels.linear[static_cast<size_t>(m.type)](
+          m.data, m.row_bytes, (from - first_tile[i]) * kTileRows, stop < m.num_out ? stop : m.num_out, m.num_in,
+          activations[info(m.type).activation_block]->rows(), x.rows(), out[i].data());
+    }
+  });
+}
+
+void linear_into(Context& context, const Buffer& x, const Matrix& matrix, Buffer& y, size_t column) {
+  const Activations activations(context, x.data(), x.rows(), x.width(), info(matrix.type).activation_block);
+  const std::vector<float*> out = row_pointers(y, column);
+  context.pool.run(num_tiles(matrix.num_out), [&](size_t begin, size_t end) noexcept {
+    const size_t stop = end * kTileRows;
+    context.kernels.linear[static_cast<size_t>(matrix.type)](
+        matrix.data, matrix.row_bytes, begin * kTileRows, stop < matrix.num_out ? stop : matrix.num_out, matrix.num_in,
+        activations.rows(), x.rows(), out.data());
+  });
+}
+
+}  // namespace stepahead

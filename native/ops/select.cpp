@@ -1,0 +1,55 @@
+#include "ops/select.h"
+
+#include <cstring>
+
+namespace stepahead {
+
+void embed(Context& context, const Matrix& table, const int32_t* ids, Buffer& out) {
+  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      const uint8_t* row = table.data + static_cast<size_t>(ids[r]) * table.row_bytes;
+      context.kernels.dequantize[static_cast<size_t>(table.type)](row, table.num_in, out.row(r));
+    }
+  });
+}
+
+void concat(Context& context, const Buffer& x, const Buffer& y, Buffer& out) {
+  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      std::memcpy(out.row(r), x.row(r), x.width() * sizeof(float));
+      std::memcpy(out.row(r) + x.width(), y.row(r), y.width() * sizeof(float));
+    }
+  });
+}
+
+void gather_rows(Context& context, const Buffer& x, const int32_t* rows, Buffer& out) {
+  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      std::memcpy(out.row(r), x.row(static_cast<size_t>(rows[r])), x.width() * sizeof(float));
+    }
+  });
+}
+
+void scatter_rows(Context& context, Buffer& target, const int32_t* rows, const Buffer& x) {
+  context.pool.run(x.rows(), [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      std::memcpy(target.row(static_cast<size_t>(rows[r])), x.row(r), x.width() * sizeof(float));
+    }
+  });
+}
+
+void argmax(Context& context, const Buffer& x, int32_t* out) {
+  context.pool.run(x.rows(), [&](size_t begin, size_t end) noexcept {
+    for (size_t r = begin; r < end; ++r) {
+      const float* row = x.row(r);
+      size_t best = 0;
+      for (size_t i = 1; i < x.width(); ++i) {
+        // A NaN in front is beaten by the first number.
+        if (row[i] > row[best] || (row[best] != row[best] && row[i] == row[i])) best = i;
+      }
+      out[r] = static_cast<int32_t>(best);
+    }
+  });
+}
+
+}  // namespace stepahead

@@ -1,0 +1,213 @@
+"""The CPU backend: `stepahead._native` behind the seam of `backends/base.py`.
+
+Owns the order of arguments, the choice of instruction set, and the slower path of types without kernels. The numbers
+are those of docs/numerics.md. Must not know: models, engine, files.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stepahead import _native
+from stepahead.backends.base import KV_TYPES, AttentionRows, Floats, Ints, Rope
+from stepahead.backends.cpu.matrix import Matrix
+from stepahead.backends.cpu.threads import resolve_threads
+from stepahead.errors import BackendError, ConfigError
+from stepahead.gguf.quants import QuantType
+
+ISAS = ("scalar", "avx2", "avx512", "neon")
+"""Every name that STEPAHEAD_ISA may have; a machine runs some of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTable:
+    """cos and sin of one pass, (num_rows, num_rotated / 2) each."""
+
+    cos: _native.Buffer
+    sin: _native.Buffer
+
+
+def resolve_isa(isa: str | None) -> str:
+    """The argument, else STEPAHEAD_ISA, else the best one that this machine and build can run."""
+    source = "isa" if isa is not None else "STEPAHEAD_ISA"
+    name = isa if isa is not None else os.environ.get("STEPAHEAD_ISA")
+    available = _native.available_isas()
+    if name is None:
+        return available[0]
+    if name not in ISAS:
+        raise ConfigError(f"{source}={name!r} is no instruction set; give one of {', '.join(available)}")
+    if name not in available:
+        raise BackendError(f"{source}={name!r} cannot run here; give one of {', '.join(available)}")
+    return name
+
+
+class CpuBackend:
+    """Implements `Backend`; one thread pool, one kernel table and one memory pool an instance."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        self._context = _native.Context(resolve_threads(threads), resolve_isa(isa))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "backend": self.name,
+            "isa": self._context.isa,
+            "threads": self._context.threads,
+            "available_isas": _native.available_isas(),
+        }
+
+    # --- memory ---
+
+    def load_matrix(self, data: np.ndarray[Any, np.dtype[np.uint8]], type: QuantType, shape: tuple[int, ...]) -> Matrix:
+        return Matrix(data, type, shape)
+
+    def load_vector(self, values: Floats) -> _native.Buffer:
+        _check_array("load_vector", values, np.float32, 1)
+        return self._context.upload(np.ascontiguousarray(values)[None, :])
+
+    def upload(self, values: Floats) -> _native.Buffer:
+        _check_array("upload", values, np.float32, 2)
+        return self._context.upload(np.ascontiguousarray(values))
+
+    def download(self, x: _native.Buffer) -> Floats:
+        return x.numpy()
+
+    def zeros(self, num_rows: int, width: int) -> _native.Buffer:
+        return self._context.zeros(num_rows, width)
+
+    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> _native.KVBlocks:
+        if kv_type not in KV_TYPES:
+            raise BackendError(f"kv_type={kv_type!r} is unknown; give one of {', '.join(KV_TYPES)}")
+        return _native.KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type)
+
+    def begin_step(self) -> None:
+        pass  # buffers return to the pool when Python drops them
+
+    # --- rows ---
+
+    def embed(self, table: Matrix, ids: Ints) -> _native.Buffer:
+        _check_array("embed", ids, np.int32, 1)
+        if table.native is not None:
+            return self._context.embed(table.native, np.ascontiguousarray(ids))
+        num_rows, width = table.shape
+        if ids.size == 0:
+            return self._context.zeros(0, width)
+        if ids.min() < 0 or ids.max() >= num_rows:
+            raise BackendError(f"embed: ids from {ids.min()} to {ids.max()}, the table has {num_rows} rows")
+        return self._context.upload(table.rows(ids))
+
+    def rms_norm(self, x: _native.Buffer, weight: _native.Buffer, eps: float) -> _native.Buffer:
+        return self._context.rms_norm(x, weight, eps)
+
+    def add(self, x: _native.Buffer, y: _native.Buffer) -> _native.Buffer:
+        return self._context.add(x, y)
+
+    def concat(self, x: _native.Buffer, y: _native.Buffer) -> _native.Buffer:
+        return self._context.concat(x, y)
+
+    def gather_rows(self, x: _native.Buffer, rows: Ints) -> _native.Buffer:
+        _check_array("gather_rows", rows, np.int32, 1)
+        return self._context.gather_rows(x, np.ascontiguousarray(rows))
+
+    def scatter_rows(self, target: _native.Buffer, rows: Ints, x: _native.Buffer) -> None:
+        _check_array("scatter_rows", rows, np.int32, 1)
+        self._context.scatter_rows(target, np.ascontiguousarray(rows), x)
+
+    def argmax(self, x: _native.Buffer) -> Ints:
+        return self._context.argmax(x)
+
+    # --- matrices ---
+
+    def linear(self, x: _native.Buffer, matrix: Matrix) -> _native.Buffer:
+        if matrix.native is not None:
+            return self._context.linear(x, matrix.native)
+        return self._linear_decoded(x, matrix)
+
+    def linear_many(self, x: _native.Buffer, matrices: Sequence[Matrix]) -> tuple[_native.Buffer, ...]:
+        kernels = iter(self._context.linear_many(x, [m.native for m in matrices if m.native is not None]))
+        return tuple(self._linear_decoded(x, m) if m.native is None else next(kernels) for m in matrices)
+
+    def _linear_decoded(self, x: _native.Buffer, matrix: Matrix) -> _native.Buffer:
+        if len(matrix.shape) != 2 or x.shape[1] != matrix.shape[1]:
+            raise BackendError(f"linear: x {x.shape} against a matrix of shape {matrix.shape}")
+        y = self._context.zeros(x.shape[0], matrix.shape[0])
+        for start, tile in matrix.decoded_tiles():
+            self._context.linear_into(x, tile, y, start)
+        return y
+
+    # --- attention ---
+
+    def rope_table(self, rope: Rope, positions: Ints) -> RopeTable:
+        _check_array("rope_table", positions, np.int32, 1)
+        angles = rope.angles(positions)
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return RopeTable(self._context.upload(cos), self._context.upload(sin))
+
+    def qk_norm_rope(
+        self, x: _native.Buffer, weight: _native.Buffer | None, eps: float, table: RopeTable, head_dim: int
+    ) -> _native.Buffer:
+        return self._context.qk_norm_rope(x, weight, eps, table.cos, table.sin, head_dim)
+
+    def kv_write(self, kv: _native.KVBlocks, k: _native.Buffer, v: _native.Buffer, rows: AttentionRows) -> None:
+        _check_array("kv_write: slots", rows.slots, np.int32, 1)
+        self._context.kv_write(kv, k, v, rows.slots)
+
+    def attention(
+        self, q: _native.Buffer, kv: _native.KVBlocks, rows: AttentionRows, scale: float
+    ) -> _native.Buffer:
+        _check_array("attention: positions", rows.positions, np.int32, 1)
+        _check_array("attention: first_keys", rows.first_keys, np.int32, 1)
+        _check_array("attention: sequences", rows.sequences, np.int32, 1)
+        _check_array("attention: block_tables", rows.block_tables, np.int32, 2)
+        return self._context.attention(
+            q, kv, rows.positions, rows.first_keys, rows.sequences, rows.block_tables, scale
+        )
+
+    def head_gate(self, x: _native.Buffer, gate: _native.Buffer) -> _native.Buffer:
+        return self._context.head_gate(x, gate)
+
+    # --- feed-forward ---
+
+    def swiglu(self, gate: _native.Buffer, up: _native.Buffer, limit: float) -> _native.Buffer:
+        return self._context.swiglu(gate, up, limit)
+
+    def moe_route(
+        self, logits: _native.Buffer, bias: _native.Buffer | None, top_k: int, normalize: bool, scale: float
+    ) -> _native.Routing:
+        return self._context.moe_route(logits, bias, top_k, normalize, scale)
+
+    def moe_ffn(
+        self, x: _native.Buffer, routing: _native.Routing, gate: Matrix, up: Matrix, down: Matrix, limit: float
+    ) -> _native.Buffer:
+        if gate.native is not None and up.native is not None and down.native is not None:
+            return self._context.moe_ffn(x, routing, gate.native, up.native, down.native, limit)
+        return self._moe_ffn_by_expert(x, routing, gate, up, down, limit)
+
+    def _moe_ffn_by_expert(
+        self, x: _native.Buffer, routing: _native.Routing, gate: Matrix, up: Matrix, down: Matrix, limit: float
+    ) -> _native.Buffer:
+        """The native op's arithmetic, one expert after the other, each decoded once for all of its rows."""
+        ids, weights = routing.ids(), routing.weights()
+        if x.shape[0] != ids.shape[0] or {len(m.shape) for m in (gate, up, down)} != {3}:
+            raise BackendError(f"moe_ffn: x {x.shape}, routing {ids.shape}, gate {gate.shape}, down {down.shape}")
+        if ids.size and ids.max() >= min(m.shape[0] for m in (gate, up, down)):
+            raise BackendError(f"moe_ffn: routing chose expert {ids.max()}, there are {gate.shape[0]}")
+        y = self._context.zeros(x.shape[0], down.shape[1])
+        for expert in np.unique(ids).tolist():
+            at_rows, at_slots = np.nonzero(ids == expert)
+            rows = at_rows.astype(np.int32)
+            part = self._context.gather_rows(x, rows)
+            g, u = self.linear_many(part, (gate.expert(expert), up.expert(expert)))
+            part = self.linear(self._context.swiglu(g, u, limit), down.expert(expert))
+            self._context.add_scaled_rows(y, rows, weights[at_rows, at_slots], part)
+        return y
+
+
+def _check_array(what: str, array: np.ndarray[Any, Any], dtype: type[np.generic], ndim: int) -> None:
+    if array.dtype != dtype or array.ndim != ndim:
+        wanted = f"{ndim}-dimensional {np.dtype(dtype)}"
+        raise BackendError(f"{what}: a {wanted} array, please, not {array.dtype} of shape {array.shape}")
