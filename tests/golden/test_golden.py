@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.shapes import GOLDEN_SHAPES
-from support.backends import load
 
+from golden.shapes import GOLDEN_SHAPES
 from stepahead import LLM, SamplingParams, Speculation
+from support.backends import load
 
 FOLDER = Path(__file__).parent
 BACKENDS = ("reference", "cpu-avx2")

@@ -5,9 +5,9 @@ Prompts are longer than three windows, so that sliding caches have wrapped and h
 
 import numpy as np
 import pytest
-from support.backends import BACKENDS, load
 
 from stepahead import LLM, Completion, SamplingParams, Speculation
+from support.backends import BACKENDS, load
 
 MODELS = ("f32", "q8_0", "q4_k", "q6_k")
 RNG = np.random.default_rng(11)
