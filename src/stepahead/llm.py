@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
-from stepahead.errors import ConfigError, RequestError
+from stepahead.errors import ConfigError, ModelFormatError, RequestError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
@@ -79,7 +79,7 @@ class LLM:
         )
         self._file = GGUFFile.open(model)
         self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
-        self.tokenizer = Tokenizer.from_metadata(self._file.metadata)
+        self.tokenizer = _load_tokenizer(self._file)
         self._backend = _make_backend(asked)
         loaded = load_model(self._file, self._backend, None if mtp == "off" else self._heads or self._file)
         if self.tokenizer.vocab_size > loaded.vocab_size:
@@ -201,6 +201,7 @@ class LLM:
         ids = self._checked_ids(token_ids)
         self._check_length(ids)
         with self._lock:
+            self._engine.scheduler.parked.clear()  # teacher forcing reserves nothing: all room is its own
             for chunk in trunk_logits(self._runner, ids, self.config.chunk_tokens):
                 yield chunk.copy()
 
@@ -216,6 +217,7 @@ class LLM:
         if self._mtp is None:
             raise RequestError(f"{self._file.path}: {self.info.heads_verdict}")
         with self._lock:
+            self._engine.scheduler.parked.clear()
             return draft_logits(self._runner, self._mtp, ids, chain, self.config.chunk_tokens).copy()
 
     # --- lifetime ---
@@ -373,16 +375,21 @@ class _Job:
 
 def _make_backend(config: EngineConfig) -> Backend:
     """Imported late: the reference needs no native library, and neither needs the other."""
-    backend: Backend
     if config.backend == "reference":
         from stepahead.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
 
-        backend = ReferenceBackend(int8_activations=True)
-    else:
-        from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
+        return cast(Backend, ReferenceBackend(int8_activations=True))
+    from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
 
-        backend = CpuBackend(threads=config.threads)
-    return backend
+    return cast(Backend, CpuBackend(threads=config.threads))
+
+
+def _load_tokenizer(file: GGUFFile) -> Tokenizer:
+    """The tokenizer room knows no files; a fault there is a fault of this one."""
+    try:
+        return Tokenizer.from_metadata(file.metadata)
+    except (ModelFormatError, UnsupportedModelError) as error:
+        raise type(error)(f"{file.path}: {error}") from None
 
 
 def _as_prompts(prompt: Prompt | list[str] | list[list[int]]) -> tuple[list[Prompt], bool]:

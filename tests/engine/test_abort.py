@@ -195,3 +195,37 @@ def test_an_error_in_verify_leaves_sequences_as_they_were():
         assert tuple(sequence.output_ids) == expected[number]
         assert sequence.logprobs == undisturbed[number].logprobs
         assert len(sequence.logprobs) == 30
+
+
+def test_an_error_after_commit_loses_no_output():
+    class FailingProposer(ToyProposer):
+        def observe(self, batch, hidden, verdicts):
+            if verdicts[0] is not None and batch.rows[0].sequence.is_finished:
+                raise BackendError("no memory for a hidden row")
+
+    engine, results = make_engine(FailingProposer()), {}
+    engine.add(make_request(0, prompt_of(9), 5))
+    with pytest.raises(BackendError):
+        while True:
+            collect(results, engine.step())
+    assert engine.has_unfinished
+    collect(results, engine.step())
+    assert results == {0: (tuple(continuation(prompt_of(9), 5)), "", FinishReason.LENGTH)}
+    assert not engine.has_unfinished
+    assert_all_free(engine)
+
+
+def test_an_abort_is_reported_even_if_the_pass_fails():
+    def fail():
+        raise BackendError("lost the device")
+
+    engine = make_engine()
+    expected = add_three(engine)
+    engine.step()
+    engine.abort(1)
+    interrupt(engine, 0, fail)
+    with pytest.raises(BackendError):
+        engine.step()
+    results = run(engine)
+    assert results[1][2] is FinishReason.ABORT
+    assert results[2][0] == expected[2]

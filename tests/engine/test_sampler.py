@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def test_bias_may_forbid() -> None:
 
 
 def test_bias_of_an_unknown_token_is_refused() -> None:
-    with pytest.raises(RequestError, match="logit_bias token id 2 .* 2 tokens"):
+    with pytest.raises(RequestError, match=r"logit_bias token id 2 .* 2 tokens"):
         SAMPLER.sample(logits_of(4, 3), state_of(logit_bias={2: 1.0}), 0)
     with pytest.raises(RequestError, match="logit_bias token id 7"):
         check_bias(SamplingParams(logit_bias={7: 1.0}), 7)
@@ -339,7 +340,7 @@ def test_tokens_come_up_as_often_as_they_should(seed: int, params: dict, probabi
 def test_draws_at_neighbouring_positions_are_independent() -> None:
     logits, state = logits_of(0, 0), state_of(temperature=1.0)
     tokens = [SAMPLER.sample(logits, state, position).token_id for position in range(8001)]
-    pairs = np.bincount([2 * a + b for a, b in zip(tokens, tokens[1:], strict=False)], minlength=4)
+    pairs = np.bincount([2 * a + b for a, b in pairwise(tokens)], minlength=4)
     assert ((pairs - 2000) ** 2 / 2000).sum() < CRITICAL[3]
 
 

@@ -23,13 +23,14 @@ class Engine:
         self.proposer = proposer
         self.sampler = sampler
         self.metrics = runner.metrics
-        self._unfinished: dict[int, Sequence] = {}
+        self._unfinished: dict[int, Sequence] = {}  # until its last output is returned
+        self._outputs: list[RequestOutput] = []  # not yet returned
         runner.checkpoint = self._checkpoint
         scheduler.on_admit = self._begin
 
     @property
     def has_unfinished(self) -> bool:
-        return self.scheduler.has_unfinished
+        return bool(self._unfinished)
 
     def add(self, request: Request) -> Sequence:
         """Queue a request; its sequence may be read between steps. Raises RequestError or CapacityError."""
@@ -51,36 +52,44 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """One pass of the trunk, and what it added to each request.
 
-        An error leaves every sequence as it was before the step; so does an abort, for the others.
+        An error leaves every sequence as it was before the pass, and so does an abort, for the others. What was
+        committed before an error is returned by the next step: nothing is lost, and the engine goes on.
         """
-        outputs = self.scheduler.drop_aborted()
+        self._outputs += self.scheduler.drop_aborted()
         try:
-            outputs += self._pass()
+            self._pass()
         except StepInterrupted:
             self.metrics.num_interruptions += 1
-            outputs += self.scheduler.drop_aborted()
+            self._outputs += self.scheduler.drop_aborted()
+        outputs, self._outputs = self._outputs, []
         for output in outputs:
             if output.finish_reason is not None:
                 del self._unfinished[output.request_id]
         return outputs
 
-    def _pass(self) -> list[RequestOutput]:
+    # --8<-- [start:pass]
+    def _pass(self) -> None:
         timed = self.metrics.timed
         with timed("propose"):
             self.proposer.propose(self.scheduler.running)
         batch = self.scheduler.schedule()
         if not batch.rows:
-            return []
+            return
         with timed("forward"):
             output = self.runner.forward(batch)
         with timed("verify"):
             verdicts = verify(batch, self.runner.host_logits(output), self.sampler)
         with timed("commit"):
             outputs = self.scheduler.commit(batch, verdicts)
-            self.proposer.observe(batch, output.hidden, verdicts)
-            self.scheduler.retire()
-        self.metrics.count_step(batch, outputs)
-        return outputs
+            self._outputs += outputs
+            self.metrics.count_step(batch, outputs)
+            try:
+                self.proposer.observe(batch, output.hidden, verdicts)
+            finally:
+                # Parked after the proposer has seen the last rows: its state goes with the KV to the next turn.
+                self.scheduler.retire()
+
+    # --8<-- [end:pass]
 
     def _begin(self, sequence: Sequence) -> None:
         self.metrics.count_admission(sequence)

@@ -41,6 +41,7 @@ class KVSpec:
     is_draft: bool  # rows are written by drafting, not by the trunk
 
 
+# --8<-- [start:draft]
 @dataclass(frozen=True, slots=True)
 class DraftSpec:
     """What the MTP heads need. Every field is a fact of the family, so that no proposer names one.
@@ -59,6 +60,7 @@ class DraftSpec:
     max_depth: int = 3
 
 
+# --8<-- [end:draft]
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
     """The flat view of one pass: rows of several sequences, one after the other."""
@@ -79,6 +81,7 @@ Checkpoint = Callable[[], None]
 """Called between layers; raises to abandon the pass."""
 
 
+# --8<-- [start:model]
 class Model(Protocol):
     """One family, one file. Made by its `load`, from a GGUF file and a backend."""
 
@@ -99,3 +102,6 @@ class Model(Protocol):
     ) -> ForwardOutput:
         """Head `head` over rows (token x_p, hidden of p-1): logits of x_{p+1}; hidden is at DraftSpec.recycle_tap."""
         ...
+
+
+# --8<-- [end:model]

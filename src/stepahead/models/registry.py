@@ -8,7 +8,9 @@ from stepahead.errors import UnsupportedModelError
 from stepahead.gguf import GGUFFile
 from stepahead.models.model import Model
 
+# --8<-- [start:families]
 FAMILIES = {"step35": "stepahead.models.step35:Step35"}
+# --8<-- [end:families]
 
 
 def load_model(file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> Model:

@@ -12,7 +12,7 @@ from stepahead.backends.base import Backend, QuantMatrix, Tensor
 from stepahead.errors import ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
 
-MAX_NAMES = 12  # of a list of names in an error message
+MAX_NAMES = 6  # of a list of names in an error message
 
 
 class Weights:

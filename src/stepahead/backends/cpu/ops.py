@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stepahead import _native
-from stepahead.backends.base import KV_TYPES, AttentionRows, Floats, Ints, Rope
+from stepahead.backends.base import KV_TYPES, AttentionRows, Floats, Handle, Ints, Rope
 from stepahead.backends.cpu.matrix import Matrix
 from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.errors import BackendError, ConfigError
@@ -73,8 +73,9 @@ class CpuBackend:
         _check_array("upload", values, np.float32, 2)
         return self._context.upload(np.ascontiguousarray(values))
 
-    def download(self, x: _native.Buffer) -> Floats:
-        return x.numpy()
+    def download(self, x: Handle) -> Floats:
+        values: Floats = x.numpy()
+        return values
 
     def zeros(self, num_rows: int, width: int) -> _native.Buffer:
         return self._context.zeros(num_rows, width)
@@ -89,7 +90,7 @@ class CpuBackend:
 
     # --- rows ---
 
-    def embed(self, table: Matrix, ids: Ints) -> _native.Buffer:
+    def embed(self, table: Handle, ids: Ints) -> _native.Buffer:
         _check_array("embed", ids, np.int32, 1)
         if table.native is not None:
             return self._context.embed(table.native, np.ascontiguousarray(ids))
@@ -100,38 +101,38 @@ class CpuBackend:
             raise BackendError(f"embed: ids from {ids.min()} to {ids.max()}, the table has {num_rows} rows")
         return self._context.upload(table.rows(ids))
 
-    def rms_norm(self, x: _native.Buffer, weight: _native.Buffer, eps: float) -> _native.Buffer:
+    def rms_norm(self, x: Handle, weight: Handle, eps: float) -> _native.Buffer:
         return self._context.rms_norm(x, weight, eps)
 
-    def add(self, x: _native.Buffer, y: _native.Buffer) -> _native.Buffer:
+    def add(self, x: Handle, y: Handle) -> _native.Buffer:
         return self._context.add(x, y)
 
-    def concat(self, x: _native.Buffer, y: _native.Buffer) -> _native.Buffer:
+    def concat(self, x: Handle, y: Handle) -> _native.Buffer:
         return self._context.concat(x, y)
 
-    def gather_rows(self, x: _native.Buffer, rows: Ints) -> _native.Buffer:
+    def gather_rows(self, x: Handle, rows: Ints) -> _native.Buffer:
         _check_array("gather_rows", rows, np.int32, 1)
         return self._context.gather_rows(x, np.ascontiguousarray(rows))
 
-    def scatter_rows(self, target: _native.Buffer, rows: Ints, x: _native.Buffer) -> None:
+    def scatter_rows(self, target: Handle, rows: Ints, x: Handle) -> None:
         _check_array("scatter_rows", rows, np.int32, 1)
         self._context.scatter_rows(target, np.ascontiguousarray(rows), x)
 
-    def argmax(self, x: _native.Buffer) -> Ints:
+    def argmax(self, x: Handle) -> Ints:
         return self._context.argmax(x)
 
     # --- matrices ---
 
-    def linear(self, x: _native.Buffer, matrix: Matrix) -> _native.Buffer:
+    def linear(self, x: Handle, matrix: Handle) -> _native.Buffer:
         if matrix.native is not None:
             return self._context.linear(x, matrix.native)
         return self._linear_decoded(x, matrix)
 
-    def linear_many(self, x: _native.Buffer, matrices: Sequence[Matrix]) -> tuple[_native.Buffer, ...]:
+    def linear_many(self, x: Handle, matrices: Sequence[Handle]) -> tuple[_native.Buffer, ...]:
         kernels = iter(self._context.linear_many(x, [m.native for m in matrices if m.native is not None]))
         return tuple(self._linear_decoded(x, m) if m.native is None else next(kernels) for m in matrices)
 
-    def _linear_decoded(self, x: _native.Buffer, matrix: Matrix) -> _native.Buffer:
+    def _linear_decoded(self, x: Handle, matrix: Handle) -> _native.Buffer:
         if len(matrix.shape) != 2 or x.shape[1] != matrix.shape[1]:
             raise BackendError(f"linear: x {x.shape} against a matrix of shape {matrix.shape}")
         y = self._context.zeros(x.shape[0], matrix.shape[0])
@@ -147,48 +148,40 @@ class CpuBackend:
         cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         return RopeTable(self._context.upload(cos), self._context.upload(sin))
 
-    def qk_norm_rope(
-        self, x: _native.Buffer, weight: _native.Buffer | None, eps: float, table: RopeTable, head_dim: int
-    ) -> _native.Buffer:
+    def qk_norm_rope(self, x: Handle, weight: Handle, eps: float, table: Handle, head_dim: int) -> _native.Buffer:
         return self._context.qk_norm_rope(x, weight, eps, table.cos, table.sin, head_dim)
 
-    def kv_write(self, kv: _native.KVBlocks, k: _native.Buffer, v: _native.Buffer, rows: AttentionRows) -> None:
+    def kv_write(self, kv: Handle, k: Handle, v: Handle, rows: AttentionRows) -> None:
         _check_array("kv_write: slots", rows.slots, np.int32, 1)
         self._context.kv_write(kv, k, v, rows.slots)
 
-    def attention(
-        self, q: _native.Buffer, kv: _native.KVBlocks, rows: AttentionRows, scale: float
-    ) -> _native.Buffer:
+    def attention(self, q: Handle, kv: Handle, rows: AttentionRows, scale: float) -> _native.Buffer:
         _check_array("attention: positions", rows.positions, np.int32, 1)
         _check_array("attention: first_keys", rows.first_keys, np.int32, 1)
         _check_array("attention: sequences", rows.sequences, np.int32, 1)
         _check_array("attention: block_tables", rows.block_tables, np.int32, 2)
-        return self._context.attention(
-            q, kv, rows.positions, rows.first_keys, rows.sequences, rows.block_tables, scale
-        )
+        return self._context.attention(q, kv, rows.positions, rows.first_keys, rows.sequences, rows.block_tables, scale)
 
-    def head_gate(self, x: _native.Buffer, gate: _native.Buffer) -> _native.Buffer:
+    def head_gate(self, x: Handle, gate: Handle) -> _native.Buffer:
         return self._context.head_gate(x, gate)
 
     # --- feed-forward ---
 
-    def swiglu(self, gate: _native.Buffer, up: _native.Buffer, limit: float) -> _native.Buffer:
+    def swiglu(self, gate: Handle, up: Handle, limit: float) -> _native.Buffer:
         return self._context.swiglu(gate, up, limit)
 
-    def moe_route(
-        self, logits: _native.Buffer, bias: _native.Buffer | None, top_k: int, normalize: bool, scale: float
-    ) -> _native.Routing:
+    def moe_route(self, logits: Handle, bias: Handle, top_k: int, normalize: bool, scale: float) -> _native.Routing:
         return self._context.moe_route(logits, bias, top_k, normalize, scale)
 
     def moe_ffn(
-        self, x: _native.Buffer, routing: _native.Routing, gate: Matrix, up: Matrix, down: Matrix, limit: float
+        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float
     ) -> _native.Buffer:
         if gate.native is not None and up.native is not None and down.native is not None:
             return self._context.moe_ffn(x, routing, gate.native, up.native, down.native, limit)
         return self._moe_ffn_by_expert(x, routing, gate, up, down, limit)
 
     def _moe_ffn_by_expert(
-        self, x: _native.Buffer, routing: _native.Routing, gate: Matrix, up: Matrix, down: Matrix, limit: float
+        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float
     ) -> _native.Buffer:
         """The native op's arithmetic, one expert after the other, each decoded once for all of its rows."""
         ids, weights = routing.ids(), routing.weights()

@@ -30,10 +30,8 @@ def resolve_threads(threads: int | None) -> int:
 
 def default_threads() -> int:
     """Physical cores within the affinity mask, at most the whole CPUs of the cgroup's quota, at least one."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = physical_cores(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = physical_cores(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     quota = cgroup_cpus()
     if quota is not None:
         cores = min(cores, int(quota))

@@ -26,7 +26,7 @@ class ReferenceMatrix:
         self.data = data
         self.type = type
         self.shape = shape
-        self.nbytes = data.nbytes
+        self.nbytes: int = data.nbytes
         self._values: Floats | None = None
 
     def values(self) -> Floats:
@@ -44,7 +44,7 @@ class ReferenceKV:
 
     @property
     def num_blocks(self) -> int:
-        return self.k.shape[0] // BLOCK_SIZE
+        return int(self.k.shape[0]) // BLOCK_SIZE
 
     @property
     def nbytes(self) -> int:
@@ -203,7 +203,7 @@ class ReferenceBackend:
         weights = np.take_along_axis(probabilities, ids, axis=1)
         if normalize:
             sums = np.array([[row.sum()] for row in weights], dtype=np.float32)
-            weights = weights / np.maximum(sums, MIN_WEIGHT_SUM)
+            weights = (weights / np.maximum(sums, MIN_WEIGHT_SUM)).astype(np.float32)
         if scale:
             weights = weights * np.float32(scale)
         return ReferenceRouting(ids.astype(np.int32), weights)

@@ -1,0 +1,182 @@
+"""`stepahead inspect`: what a model file holds, from its headers; no weights are read."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stepahead.cli import options as o
+from stepahead.cli.console import stdout, visible
+from stepahead.cli.loading import size
+
+if TYPE_CHECKING:
+    from stepahead.gguf import GGUFFile
+    from stepahead.model_info import ModelInfo
+    from stepahead.models.model import Model
+
+CHUNK_TOKENS = 512
+
+
+def inspect(
+    model: o.ModelArgument = None,
+    mtp: o.MtpOption = "auto",
+    kv_type: o.KVTypeOption = "f16",
+    context_length: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--context-length",
+            help="Show the memory of this context; may be given again. Default: 4096, 32768 and the model's.",
+            show_default=False,
+        ),
+    ] = None,
+    json_output: o.JsonOption = False,
+) -> None:
+    """Show architecture, MTP heads, tensor types, bytes by part and the memory a context takes.
+
+    \b
+    Examples:
+      stepahead inspect model.gguf
+      stepahead inspect trunk.gguf --mtp heads.gguf --kv-type q8_0
+      stepahead inspect model.gguf --context-length 16384 --json
+    """
+    from stepahead.gguf import GGUFFile
+    from stepahead.model_info import model_info
+
+    path = _demo_path() if model is None else model
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(GGUFFile.open(path))
+        heads = None if mtp in ("auto", "off") else files.enter_context(GGUFFile.open(mtp))
+        info = model_info(file, heads)
+        loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
+        memory = {} if loaded is None else _context_memory(loaded, info, kv_type, context_length)
+        if json_output:
+            json.dump(_object(info, loaded, refusal, kv_type, memory), sys.stdout)
+            sys.stdout.write("\n")
+        else:
+            _show(info, loaded, kv_type, memory)
+    if refusal is not None:
+        raise refusal
+
+
+def _demo_path() -> Path:
+    from stepahead.demo import demo_path
+
+    return Path(demo_path())
+
+
+def _try_load(file: "GGUFFile", heads: "GGUFFile | None") -> tuple["Model | None", Exception | None]:
+    """The model over the mapped bytes, or why it cannot be run: the rest of the file is shown all the same.
+
+    The reference backend decodes a matrix when it is first multiplied with, so this reads headers and vectors.
+    """
+    from stepahead.backends.reference.ops import ReferenceBackend
+    from stepahead.errors import StepaheadError
+    from stepahead.models.registry import load_model
+
+    try:
+        return load_model(file, ReferenceBackend(int8_activations=True), heads), None
+    except StepaheadError as error:
+        return None, error
+
+
+def _context_memory(
+    model: "Model", info: "ModelInfo", kv_type: str, context_lengths: list[int] | None
+) -> dict[int, dict[str, int]]:
+    """Context length -> KV group -> bytes, for one sequence."""
+    from stepahead.errors import ConfigError
+    from stepahead.model_info import kv_bytes
+
+    limit = info.context_length
+    lengths = context_lengths or sorted({min(4096, limit), min(32768, limit), limit})
+    for length in lengths:
+        if not 1 <= length <= limit:
+            raise ConfigError(f"--context-length {length} is out of range: this model has 1 to {limit}")
+    widths = {spec.index: spec.num_kv_heads * spec.head_dim for spec in model.layers}
+    return {length: kv_bytes(model.kv_specs, widths, length, kv_type, CHUNK_TOKENS) for length in lengths}
+
+
+def _num_usable(model: "Model | None") -> int:
+    return 0 if model is None or model.draft is None else model.draft.num_heads
+
+
+def _object(
+    info: "ModelInfo", model: "Model | None", refusal: Exception | None, kv_type: str, memory: dict[int, dict[str, int]]
+) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(info),
+        "nbytes": info.nbytes,
+        "num_heads_usable": _num_usable(model),
+        "heads_verdict": info.heads_verdict,
+        "is_supported": refusal is None,
+        "kv_type": kv_type,
+        "context_bytes": {str(length): groups for length, groups in memory.items()},
+    }
+
+
+def _show(info: "ModelInfo", model: "Model | None", kv_type: str, memory: dict[int, dict[str, int]]) -> None:
+    from rich.table import Table
+
+    console = stdout()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    for name, value in _facts(info, model):
+        grid.add_row(name, visible(value))
+    console.print(grid)
+    console.print()
+    console.print(_byte_table("part", info.bytes_by_part))
+    console.print(_byte_table("type", info.bytes_by_type))
+    if memory:
+        console.print(_memory_table(kv_type, memory))
+
+
+def _facts(info: "ModelInfo", model: "Model | None") -> list[tuple[str, str]]:
+    window = f", sliding window {info.window}" if info.window else ""
+    experts = f"{info.num_experts}, {info.num_experts_used} a token" if info.num_experts else "none (dense)"
+    return [
+        ("file", info.path),
+        ("name", info.name),
+        ("architecture", info.arch),
+        ("layers", f"{info.num_trunk_layers}, width {info.hidden_size}{window}"),
+        ("experts", experts),
+        ("vocabulary", str(info.vocab_size)),
+        ("context", f"{info.context_length} tokens"),
+        ("chat template", "yes" if info.has_chat_template else "no: use run, not chat"),
+        (
+            "MTP heads",
+            f"{info.num_heads_declared} declared, {info.num_heads_found} found, {_num_usable(model)} usable",
+        ),
+        ("", info.heads_verdict),
+        ("weights", size(info.nbytes)),
+    ]
+
+
+def _byte_table(title: str, counts: dict[str, int]) -> Any:
+    from rich.table import Table
+
+    table = Table(title_justify="left")
+    table.add_column(title)
+    table.add_column("bytes", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(counts.values()) or 1
+    for name, count in counts.items():
+        table.add_row(visible(name), size(count), f"{100 * count / total:.1f} %")
+    return table
+
+
+def _memory_table(kv_type: str, memory: dict[int, dict[str, int]]) -> Any:
+    from rich.table import Table
+
+    groups = list(next(iter(memory.values())))
+    table = Table()
+    table.add_column(f"context ({kv_type})", justify="right")
+    for group in groups:
+        table.add_column(group, justify="right")
+    table.add_column("total", justify="right")
+    for length, by_group in memory.items():
+        table.add_row(str(length), *(size(by_group[group]) for group in groups), size(sum(by_group.values())))
+    return table

@@ -1,0 +1,62 @@
+"""Opens the model that a command line names, and says in one line what was opened."""
+
+from typing import TYPE_CHECKING
+
+from stepahead.cli.console import stderr, visible, waiting
+from stepahead.cli.options import LoadOptions
+
+if TYPE_CHECKING:
+    from stepahead import LLM
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
+    """The loaded model; the demo model if none is named. Raises what LLM raises."""
+    from stepahead import LLM
+
+    name = "the demo model" if options.model is None else options.model.name
+    with waiting(f"loading {visible(name)}"):
+        if options.model is None:
+            return LLM.demo(
+                mtp=options.mtp,
+                kv_type=options.kv_type,
+                threads=options.threads,
+                context_length=options.context_length,
+                backend=options.backend,
+                max_num_seqs=max_num_seqs,
+            )
+        return LLM(
+            options.model,
+            mtp=options.mtp,
+            kv_type=options.kv_type,
+            threads=options.threads,
+            context_length=options.context_length,
+            backend=options.backend,
+            max_num_seqs=max_num_seqs,
+        )
+
+
+def summary(llm: "LLM") -> str:
+    """What is running, on what: one line, so that nobody has to guess whether the heads are on."""
+    info, config = llm.info, llm.config
+    heads = "no MTP heads" if llm.model.draft is None else f"{llm.model.draft.num_heads} MTP heads"
+    return visible(
+        f"{info.name} · {info.arch} · {info.num_trunk_layers} layers, {heads} · {size(info.nbytes)} · "
+        f"context {config.context_length} ({config.kv_type}) · {config.backend}, {config.threads} threads"
+    )
+
+
+def introduce(llm: "LLM") -> None:
+    """Print the summary on stderr, in terminals."""
+    console = stderr()
+    if console.is_terminal:
+        console.out(summary(llm), style="dim", highlight=False)
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: 1000-based, three digits."""
+    unit = 0
+    while nbytes >= 1000 and unit < len(UNITS) - 1:
+        nbytes, unit = nbytes / 1000, unit + 1
+    return f"{nbytes:.0f} {UNITS[unit]}" if unit == 0 or nbytes >= 100 else f"{nbytes:.3g} {UNITS[unit]}"

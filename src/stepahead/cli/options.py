@@ -1,0 +1,210 @@
+"""The flags that commands share, as annotated types, and what they become: LoadOptions, SamplingParams, Speculation.
+
+Only what a flag cannot mean is refused here; ranges are the engine's to check, so that both doors say the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from stepahead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stepahead import SamplingParams, Speculation
+
+MODEL_PANEL = "Model"
+SAMPLING_PANEL = "Sampling"
+DRAFTING_PANEL = "Drafting (changes the speed, never the text)"
+OUTPUT_PANEL = "Output"
+
+ModelArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A GGUF file, or the first shard of a split one. Without it: the embedded demo model.",
+        show_default=False,
+    ),
+]
+MtpOption = Annotated[
+    str,
+    typer.Option(
+        "--mtp", help="MTP heads: 'auto' (those in the file), 'off', or a companion file.", rich_help_panel=MODEL_PANEL
+    ),
+]
+KVType = Literal["f16", "f32", "q8_0"]
+KVTypeOption = Annotated[
+    KVType, typer.Option("--kv-type", help="How keys and values are stored.", rich_help_panel=MODEL_PANEL)
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", help="CPU threads. Default: the physical cores.", rich_help_panel=MODEL_PANEL),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context-length", help="Tokens of context. Default: the model's, at most 32768.", rich_help_panel=MODEL_PANEL
+    ),
+]
+BackendName = Literal["cpu", "reference"]
+BackendOption = Annotated[
+    BackendName,
+    typer.Option("--backend", help="'reference' is the slow specification in numpy.", rich_help_panel=MODEL_PANEL),
+]
+
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", help="Most tokens to generate.", rich_help_panel=SAMPLING_PANEL)
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", help="0 takes the best token each time.", rich_help_panel=SAMPLING_PANEL)
+]
+TopKOption = Annotated[
+    int, typer.Option("--top-k", help="Sample from the k best tokens; 0: all.", rich_help_panel=SAMPLING_PANEL)
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(
+        "--top-p", help="Sample from the best tokens that hold this probability.", rich_help_panel=SAMPLING_PANEL
+    ),
+]
+MinPOption = Annotated[
+    float,
+    typer.Option(
+        "--min-p", help="Drop tokens below this share of the best one's probability.", rich_help_panel=SAMPLING_PANEL
+    ),
+]
+RepetitionOption = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty", help="Over 1: tokens of prompt and output count less.", rich_help_panel=SAMPLING_PANEL
+    ),
+]
+PresenceOption = Annotated[
+    float,
+    typer.Option("--presence-penalty", help="Off a token that is in the output.", rich_help_panel=SAMPLING_PANEL),
+]
+FrequencyOption = Annotated[
+    float,
+    typer.Option(
+        "--frequency-penalty", help="Off a token for each time it is in the output.", rich_help_panel=SAMPLING_PANEL
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Same seed, same text. Default: drawn.", rich_help_panel=SAMPLING_PANEL)
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop", help="End before this text; may be given again.", rich_help_panel=SAMPLING_PANEL, show_default=False
+    ),
+]
+StopIdOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--stop-token-id",
+        help="End at this token; may be given again.",
+        rich_help_panel=SAMPLING_PANEL,
+        show_default=False,
+    ),
+]
+IgnoreEosOption = Annotated[
+    bool, typer.Option("--ignore-eos", help="Go on after the model's end token.", rich_help_panel=SAMPLING_PANEL)
+]
+
+SpeculationMode = Literal["auto", "off", "mtp"]
+SpeculationOption = Annotated[
+    SpeculationMode | None,
+    typer.Option(
+        "--speculation",
+        help="'auto': the engine decides; 'mtp': draft, or fail without heads. Default: auto.",
+        rich_help_panel=DRAFTING_PANEL,
+        show_default=False,
+    ),
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option("--depth", help="Draft exactly this many tokens a step; 0: none.", rich_help_panel=DRAFTING_PANEL),
+]
+MaxDepthOption = Annotated[
+    int | None,
+    typer.Option("--max-depth", help="Draft at most this many tokens a step.", rich_help_panel=DRAFTING_PANEL),
+]
+Chain = Literal["exact", "catchup"]
+ChainOption = Annotated[
+    Chain,
+    typer.Option(
+        "--chain",
+        help="Input of the later heads: 'exact' as trained, 'catchup' as in llama.cpp.",
+        rich_help_panel=DRAFTING_PANEL,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead.", rich_help_panel=OUTPUT_PANEL)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What decides how a model is loaded; `model` None is the demo model."""
+
+    model: Path | None
+    mtp: str = "auto"
+    kv_type: KVType = "f16"
+    threads: int | None = None
+    context_length: int | None = None
+    backend: BackendName = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """The sampling flags as they were given."""
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+
+    def params(self) -> "SamplingParams":
+        """Raises RequestError for a value out of range."""
+        from stepahead import SamplingParams
+
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.seed,
+            stop=tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=self.ignore_eos,
+        )
+
+
+def speculation(mode: SpeculationMode | None, depth: int | None, max_depth: int | None, chain: Chain) -> "Speculation":
+    """What the drafting flags ask for. A fixed depth insists on heads, as --speculation mtp does; 0 is off.
+
+    Raises ConfigError for flags that contradict each other, RequestError for values out of range.
+    """
+    from stepahead import Speculation
+
+    if depth is not None and max_depth is not None:
+        raise ConfigError(f"--depth {depth} fixes what --max-depth {max_depth} bounds: give one of them")
+    if mode == "off" and (depth or max_depth):
+        flag = f"--depth {depth}" if depth else f"--max-depth {max_depth}"
+        raise ConfigError(f"--speculation off drafts nothing, {flag} asks for drafts: give one of them")
+    if depth is None:
+        return Speculation(mode or "auto", depth=max_depth, chain=chain)
+    return Speculation(mode or ("mtp" if depth else "off"), depth=depth, adaptive=False, chain=chain)

@@ -1,0 +1,115 @@
+"""`stepahead run`: continue one prompt."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stepahead.cli import options as o
+from stepahead.cli.console import prompt_bar, stderr
+from stepahead.cli.loading import introduce, open_llm
+from stepahead.cli.prompt import read_prompt
+from stepahead.cli.report import completion_object, stats_line
+from stepahead.cli.token_printer import TokenPrinter
+
+if TYPE_CHECKING:
+    from stepahead import LLM, SamplingParams, Speculation, StreamChunk
+
+MAX_TOKENS = 128
+
+
+def run(
+    model: o.ModelArgument = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Read the prompt from a file; '-': standard input.")
+    ] = None,
+    max_tokens: o.MaxTokensOption = MAX_TOKENS,
+    temperature: o.TemperatureOption = 0.0,
+    top_k: o.TopKOption = 0,
+    top_p: o.TopPOption = 1.0,
+    min_p: o.MinPOption = 0.0,
+    repetition_penalty: o.RepetitionOption = 1.0,
+    presence_penalty: o.PresenceOption = 0.0,
+    frequency_penalty: o.FrequencyOption = 0.0,
+    seed: o.SeedOption = None,
+    stop: o.StopOption = None,
+    stop_token_id: o.StopIdOption = None,
+    ignore_eos: o.IgnoreEosOption = False,
+    speculation: o.SpeculationOption = None,
+    depth: o.DepthOption = None,
+    max_depth: o.MaxDepthOption = None,
+    chain: o.ChainOption = "exact",
+    mtp: o.MtpOption = "auto",
+    kv_type: o.KVTypeOption = "f16",
+    threads: o.ThreadsOption = None,
+    context_length: o.ContextOption = None,
+    backend: o.BackendOption = "cpu",
+    json_output: o.JsonOption = False,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", help="Also draw the run into this SVG file.", rich_help_panel=o.OUTPUT_PANEL),
+    ] = None,
+) -> None:
+    """Continue a prompt. Draft tokens that were accepted are green in a terminal.
+
+    \b
+    Examples:
+      stepahead run
+      stepahead run model.gguf -p "def quicksort(xs):" --max-tokens 200
+      stepahead run model.gguf --file prompt.txt --temperature 0.8 --seed 7
+      cat main.py | stepahead run model.gguf --file - --depth 3 --json
+    """
+    params = o.SamplingOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+        stop=stop,
+        stop_token_ids=stop_token_id,
+        ignore_eos=ignore_eos,
+    ).params()
+    drafting = o.speculation(speculation, depth, max_depth, chain)
+    text = read_prompt(prompt, file, is_demo=model is None)
+    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)) as llm:
+        chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
+    completion = chunks[-1].completion
+    assert completion is not None
+    if json_output:
+        json.dump(completion_object(completion), sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        stderr().out(stats_line(completion), style="bold", highlight=False)
+    if svg is not None:
+        from stepahead.cli.svg import write_svg
+
+        write_svg(svg, text, chunks)
+
+
+def _generate(
+    llm: "LLM", text: str, params: "SamplingParams", drafting: "Speculation", is_quiet: bool
+) -> list["StreamChunk"]:
+    """All chunks, printed as they come unless is_quiet."""
+    chunks: list[StreamChunk] = []
+    printer = TokenPrinter()
+    with prompt_bar() as bar:
+        stream = llm.stream(text, params, drafting, bar)
+        if not is_quiet:
+            introduce(llm)
+        for chunk in stream:
+            bar.stop()
+            if not is_quiet:
+                if not chunks:
+                    printer.show_prompt(text)
+                printer.push(chunk)
+            chunks.append(chunk)
+    if not is_quiet:
+        printer.finish()
+    return chunks

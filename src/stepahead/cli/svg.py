@@ -1,0 +1,72 @@
+"""Draws a finished run as a terminal window in SVG: the picture in the README is the tool's own output."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepahead.cli.console import visible
+from stepahead.cli.report import stats_line
+from stepahead.cli.token_printer import ACCEPTED, PROMPT
+from stepahead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stepahead import StreamChunk
+
+WIDTH = 100
+
+# The window of rich's own template without its web fonts: a page that shows the picture fetches nothing for it.
+_TEMPLATE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asian: full-width; }}
+.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: sans-serif; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/>
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def write_svg(path: Path, prompt: str, chunks: list["StreamChunk"]) -> None:
+    """Raises ConfigError where the file cannot be written."""
+    picture = draw(prompt, chunks)
+    try:
+        path.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--svg {path}: cannot be written ({error.strerror}): give another path") from error
+
+
+def draw(prompt: str, chunks: list["StreamChunk"]) -> str:
+    """The SVG of a prompt, its continuation with the accepted draft tokens marked, and the line about it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    completion = chunks[-1].completion
+    assert completion is not None
+    text = Text()
+    text.append(visible(prompt), PROMPT)
+    for chunk in chunks:
+        for index, piece in enumerate(chunk.pieces):
+            text.append(visible(piece), ACCEPTED if index < chunk.num_accepted else "")
+    text.rstrip()
+    console = Console(
+        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", no_color=False
+    )
+    console.print(Text("$ stepahead run", "bold"))
+    console.print(text)
+    console.print()
+    console.print(Text(stats_line(completion), "bold"))
+    console.print(Text.assemble(("green", ACCEPTED), (": drafted by a head, accepted by the trunk", "dim")))
+    return console.export_svg(title="stepahead", code_format=_TEMPLATE, unique_id="stepahead")
