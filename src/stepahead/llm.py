@@ -23,7 +23,7 @@ from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.request import Request, RequestOutput, SamplingParams, Sequence, Speculation, seed_from_system
 from stepahead.engine.runner import ModelRunner
-from stepahead.engine.sampler import Sampler
+from stepahead.engine.sampler import Sampler, check_bias
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
 from stepahead.errors import ConfigError, ModelFormatError, RequestError, UnsupportedModelError
@@ -255,8 +255,8 @@ class LLM:
     def _request(self, prompt: Prompt, params: SamplingParams, speculation: Speculation) -> Request:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
         self._check_length(ids, with_room=True)
-        for name, wanted in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            self._check_range(name, list(wanted))
+        check_bias(params, self.model.vocab_size)
+        self._check_range("stop_token_ids", list(params.stop_token_ids))
         room = self.config.context_length - len(ids)
         self._next_request_id += 1
         ends = frozenset() if params.ignore_eos else self.tokenizer.end_ids

@@ -104,6 +104,17 @@ def test_lazy_prefill_runs_three_two_and_one_windows(length: int) -> None:
     assert simulation.sequence.stats.head_rows == [3 * window - 2, 2 * window - 1, window]
 
 
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("num_rounds", [30, 70, 100, 300])
+def test_a_head_that_wakes_up_late_finds_its_keys_or_runs_them(chain: str, num_rounds: int) -> None:
+    simulation = simulate(ToyModel(window=70), chain, 3, 300)
+    for depth, count in ((3, 1), (1, num_rounds), (2, 1), (3, 2)):
+        simulation.set_depth(depth)
+        for _ in range(count):
+            simulation.proposer.propose([simulation.sequence])
+            simulation.commit(simulation.sequence.draft.token_ids if depth == 1 else simulation.check(), 0)
+
+
 def test_the_exact_chain_has_no_draft_from_position_0() -> None:
     simulation = simulate(ToyModel(), "exact", 3, 1)
     with pytest.raises(RequestError, match="give 2 tokens"):
@@ -138,8 +149,9 @@ def test_sequences_side_by_side_share_the_passes(chain: str) -> None:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("num_kept", [100, 130, 137])
-def test_a_reused_prefix_continues(chain: str, num_kept: int) -> None:
+@pytest.mark.parametrize("num_kept", [0, 100, 130, 137])
+@pytest.mark.parametrize("num_new", [2, 30])
+def test_a_reused_prefix_continues(chain: str, num_kept: int, num_new: int) -> None:
     runner, proposer = setup(ToyModel(window=9))
     first = Simulation(proposer, runner, prompt(120), Speculation(chain=chain), 3)
     first.prefill(50)
@@ -148,7 +160,7 @@ def test_a_reused_prefix_continues(chain: str, num_kept: int) -> None:
     kv = first.sequence.kv
     assert kv.num_tokens == 137
     runner.kv_cache.truncate(kv, num_kept)
-    turn = [*first.sequence.token_ids[:num_kept], *prompt(30, 1)]
+    turn = [*first.sequence.token_ids[:num_kept], *prompt(num_new, 1)]
     second = Simulation(proposer, runner, turn, Speculation(chain=chain), 3, kv)
     second.prefill(16)
     for _ in range(5):
@@ -261,7 +273,7 @@ def test_a_long_catch_up_fits_into_few_blocks() -> None:
 
 def test_blocks_are_given_back_as_the_window_moves_on() -> None:
     simulation = simulate(ToyModel(window=20), "exact", 3, 30)
-    for _ in range(150):
+    for _ in range(60):
         simulation.commit(simulation.propose_and_check(), 3)
     assert simulation.runner.kv_cache.num_held(simulation.sequence.kv, 1) <= 3
 

@@ -115,8 +115,8 @@ class ToyRunner:
         positions = np.arange(rows.first_keys[row], rows.positions[row] + 1)
         blocks = rows.block_tables[rows.sequences[row], positions // BLOCK_SIZE]
         assert blocks.min() >= 0, "a key has no block"
-        keys = self.keys[head, blocks * BLOCK_SIZE + positions % BLOCK_SIZE]
-        return keys  # NaN spreads to the logits, which the sampler refuses
+        # NaN among them spreads to the logits, which the sampler refuses.
+        return self.keys[head, blocks * BLOCK_SIZE + positions % BLOCK_SIZE]
 
 
 def naive_draft(model: ToyModel, token_ids: Seq[int], chain: str, depth: int) -> tuple[list[int], list[float]]:
@@ -149,8 +149,17 @@ def naive_draft(model: ToyModel, token_ids: Seq[int], chain: str, depth: int) ->
 class Simulation:
     """One sequence and what an engine does to it, with the verdicts the test wants."""
 
-    def __init__(self, proposer: MtpProposer, runner: ToyRunner, prompt_ids: Seq[int], speculation: Speculation, depth: int,
-                 kv: SequenceKV | None = None, max_new_tokens: int = 10_000, **params: object) -> None:  # fmt: skip
+    def __init__(
+        self,
+        proposer: MtpProposer,
+        runner: ToyRunner,
+        prompt_ids: Seq[int],
+        speculation: Speculation,
+        depth: int,
+        kv: SequenceKV | None = None,
+        max_new_tokens: int = 10_000,
+        **params: object,
+    ) -> None:
         request = Request(
             0, tuple(prompt_ids), SamplingParams(**params), speculation, 5, max_new_tokens, frozenset(), depth=depth
         )

@@ -125,7 +125,10 @@ class Backend(Protocol):
         ...
 
     def begin_step(self) -> None:
-        """Called before each pass; a backend may recycle its scratch memory or replay a recorded plan."""
+        """Called before each pass; a backend may recycle what ops returned before, or replay a recorded plan.
+
+        What load_vector, upload and zeros gave outlives it.
+        """
         ...
 
     # --- rows ---

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stepahead.backends.base import Backend, Floats, Ints, Tensor
+from stepahead.backends.base import BLOCK_SIZE, Backend, Floats, Ints, Tensor
 from stepahead.engine.batch import RowSpan
 from stepahead.engine.kv_cache import KVCache
 from stepahead.engine.request import Sequence
@@ -50,11 +50,9 @@ class DraftJob:
 
     def tokens(self, start: int, end: int) -> list[int]:
         """Committed, then drafted."""
-        committed = self.sequence.token_ids[start:end]
-        first_drafted = max(start - self.position - 1, 0)
-        return (
-            [*committed, *self.token_ids[first_drafted : end - self.position - 1]] if end > self.position else committed
-        )
+        first_drafted = self.position + 1
+        drafted = self.token_ids[max(start - first_drafted, 0) : max(end - first_drafted, 0)]
+        return [*self.sequence.token_ids[start:end], *drafted]
 
 
 Choose = Callable[[DraftJob, Floats], None]
@@ -230,6 +228,8 @@ class HeadPasses:
         return all(self._runner.kv_cache.claim(job.sequence.kv, group, start, end) for group in groups)
 
     def _trim(self, job: DraftJob, first_kept: int) -> None:
+        if first_kept // BLOCK_SIZE <= min(job.cache.trimmed) // BLOCK_SIZE:
+            return  # no whole block more
         for group in sorted(set(self._groups)):
             self._runner.kv_cache.trim(job.sequence.kv, group, first_kept)
         for head in range(self._spec.num_heads):
