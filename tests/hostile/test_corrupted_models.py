@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 
 import pytest
-from support.random_step35 import Shape, quantised, write_model
 
 from stepahead import LLM, SamplingParams
 from stepahead.errors import StepaheadError
 from stepahead.gguf import GGUFFile, QuantType
+from support.random_step35 import Shape, quantised, write_model
 
 SHAPES = {
     "f32": Shape(hidden=32, head_dim=16, num_trunk=2, num_experts=4, width=64, vocab=300, full_period=2),
