@@ -18,13 +18,25 @@ struct Context {
   ThreadPool pool;
   std::shared_ptr<Arena> arena;
 
-  // pool.run over n elements of an elementwise op, in parts worth waking a thread for.
+  // Work of about this many additions takes as long as waking a thread.
+  static constexpr size_t kWorthThreads = size_t{1} << 16;
+
+  // task(begin, end) over [0, count), on the pool if `work` in all (additions or so) is worth it, else right here.
   template <class Task>
-  void for_elements(size_t n, const Task& task) noexcept {
-    constexpr size_t grain = 4096;
-    pool.run((n + grain - 1) / grain, [&](size_t begin, size_t end) noexcept {
-      const size_t stop = end * grain < n ? end * grain : n;
-      task(begin * grain, stop);
+  void run(size_t count, size_t work, const Task& task) noexcept {
+    if (work >= kWorthThreads) {
+      pool.run(count, task);
+    } else if (count != 0) {
+      task(size_t{0}, count);
+    }
+  }
+
+  // The same over the n elements of an elementwise op, `cost` additions each, in parts of whole cache lines.
+  template <class Task>
+  void for_elements(size_t n, size_t cost, const Task& task) noexcept {
+    constexpr size_t grain = 1024;
+    run((n + grain - 1) / grain, n * cost, [&](size_t begin, size_t end) noexcept {
+      task(begin * grain, end * grain < n ? end * grain : n);
     });
   }
 };

@@ -63,6 +63,7 @@ constexpr size_t attention_scratch(size_t group, size_t head_dim) {
   return group * (kBlockSize + 16) + 8 * (head_dim + 16);
 }
 
+// --8<-- [start:table]
 struct KernelTable {
   const char* name;
   LinearKernel linear[kNumWeightTypes];
@@ -85,5 +86,6 @@ struct KernelTable {
   void (*kv_store[3])(const float* x, size_t head_dim, uint8_t* out) noexcept;
   void (*attention[3])(const AttentionTask& task) noexcept;
 };
+// --8<-- [end:table]
 
 }  // namespace stepahead

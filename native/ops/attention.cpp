@@ -53,7 +53,7 @@ KVBlocks::~KVBlocks() {
 void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, const int32_t* slots) {
   const auto store = context.kernels.kv_store[static_cast<size_t>(kv.type)];
   // Split over heads, not rows: were two rows to share a slot, the later one still wins on every thread count.
-  context.pool.run(kv.num_kv_heads, [&](size_t begin, size_t end) noexcept {
+  context.run(kv.num_kv_heads, 2 * k.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = 0; r < k.rows(); ++r) {
       const size_t block = static_cast<size_t>(slots[r]) / kBlockSize, offset = static_cast<size_t>(slots[r]) % kBlockSize;
       for (size_t h = begin; h < end; ++h) {
@@ -74,7 +74,8 @@ void attention(Context& context, const Buffer& q, const KVBlocks& kv, const Atte
   const auto kernel = context.kernels.attention[static_cast<size_t>(kv.type)];
   context.pool.run(units, [&](size_t begin, size_t end, size_t index) noexcept {
     for (size_t unit = begin; unit < end; ++unit) {
-      const size_t r = unit / kv.num_kv_heads, head = unit % kv.num_kv_heads;
+      // Rows of one head lie side by side: they are likely to read the same keys.
+      const size_t r = unit % rows.num_rows, head = unit / rows.num_rows;
       AttentionTask task;
       task.q = q.row(r) + head * group_width;
       task.y = out.row(r) + head * group_width;

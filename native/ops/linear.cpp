@@ -5,6 +5,9 @@
 namespace stepahead {
 namespace {
 
+// Products of a matrix that cost as much as one addition of an elementwise op.
+constexpr size_t kProductsAnAddition = 4;
+
 std::vector<float*> row_pointers(const Buffer& y, size_t column) {
   std::vector<float*> rows(y.rows());
   for (size_t r = 0; r < rows.size(); ++r) rows[r] = y.row(r) + column;
@@ -29,7 +32,7 @@ Activations::Activations(Context& context, const float* x, size_t num_rows, size
     }
   }
   if (block == 0) return;
-  context.pool.run(num_rows, [&](size_t begin, size_t end) noexcept {
+  context.run(num_rows, num_rows * width, [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       context.kernels.quantize_row(x + r * width, width, block, q_.data() + r * width, d_.data() + r * (width / block),
                                    sums_.data() + r * (width / 16));
@@ -49,7 +52,9 @@ void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matric
     out.push_back(row_pointers(*y[i], 0));
     first_tile.push_back(first_tile.back() + num_tiles(matrices[i].num_out));
   }
-  context.pool.run(first_tile.back(), [&](size_t begin, size_t end) noexcept {
+  size_t work = 0;
+  for (const Matrix& m : matrices) work += x.rows() * m.num_out * m.num_in / kProductsAnAddition;
+  context.run(first_tile.back(), work, [&](size_t begin, size_t end) noexcept {
     for (size_t i = 0; i < matrices.size(); ++i) {
       const size_t from = begin > first_tile[i] ? begin : first_tile[i];
       const size_t to = end < first_tile[i + 1] ? end : first_tile[i + 1];
@@ -66,7 +71,8 @@ void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matric
 void linear_into(Context& context, const Buffer& x, const Matrix& matrix, Buffer& y, size_t column) {
   const Activations activations(context, x.data(), x.rows(), x.width(), info(matrix.type).activation_block);
   const std::vector<float*> out = row_pointers(y, column);
-  context.pool.run(num_tiles(matrix.num_out), [&](size_t begin, size_t end) noexcept {
+  const size_t work = x.rows() * matrix.num_out * matrix.num_in / kProductsAnAddition;
+  context.run(num_tiles(matrix.num_out), work, [&](size_t begin, size_t end) noexcept {
     const size_t stop = end * kTileRows;
     context.kernels.linear[static_cast<size_t>(matrix.type)](
         matrix.data, matrix.row_bytes, begin * kTileRows, stop < matrix.num_out ? stop : matrix.num_out, matrix.num_in,

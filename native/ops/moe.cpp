@@ -107,7 +107,7 @@ void moe_route(Context& context, const Buffer& logits, const Buffer* bias, bool 
   const size_t experts = out.num_experts;
   const Scratch<float> p(*context.arena, logits.size());
   const Scratch<bool> taken(*context.arena, logits.size());
-  context.pool.run(logits.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(logits.rows(), logits.size() * (8 + out.top_k), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       float* row = p.data() + r * experts;
       context.kernels.sigmoid(logits.row(r), experts, row);

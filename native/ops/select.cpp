@@ -5,7 +5,7 @@
 namespace stepahead {
 
 void embed(Context& context, const Matrix& table, const int32_t* ids, Buffer& out) {
-  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(out.rows(), 4 * out.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       const uint8_t* row = table.data + static_cast<size_t>(ids[r]) * table.row_bytes;
       context.kernels.dequantize[static_cast<size_t>(table.type)](row, table.num_in, out.row(r));
@@ -14,7 +14,7 @@ void embed(Context& context, const Matrix& table, const int32_t* ids, Buffer& ou
 }
 
 void concat(Context& context, const Buffer& x, const Buffer& y, Buffer& out) {
-  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(out.rows(), out.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       std::memcpy(out.row(r), x.row(r), x.width() * sizeof(float));
       std::memcpy(out.row(r) + x.width(), y.row(r), y.width() * sizeof(float));
@@ -23,7 +23,7 @@ void concat(Context& context, const Buffer& x, const Buffer& y, Buffer& out) {
 }
 
 void gather_rows(Context& context, const Buffer& x, const int32_t* rows, Buffer& out) {
-  context.pool.run(out.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(out.rows(), out.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       std::memcpy(out.row(r), x.row(static_cast<size_t>(rows[r])), x.width() * sizeof(float));
     }
@@ -31,7 +31,7 @@ void gather_rows(Context& context, const Buffer& x, const int32_t* rows, Buffer&
 }
 
 void scatter_rows(Context& context, Buffer& target, const int32_t* rows, const Buffer& x) {
-  context.pool.run(x.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(x.rows(), x.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       std::memcpy(target.row(static_cast<size_t>(rows[r])), x.row(r), x.width() * sizeof(float));
     }
@@ -39,7 +39,7 @@ void scatter_rows(Context& context, Buffer& target, const int32_t* rows, const B
 }
 
 void argmax(Context& context, const Buffer& x, int32_t* out) {
-  context.pool.run(x.rows(), [&](size_t begin, size_t end) noexcept {
+  context.run(x.rows(), x.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       const float* row = x.row(r);
       size_t best = 0;

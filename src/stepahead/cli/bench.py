@@ -5,6 +5,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,13 +36,8 @@ PROMPTS = (
 
 def bench(
     model: o.ModelArgument = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option("-p", "--prompt", help="Measure this prompt, not the built-in ones.", show_default=False),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="Read the prompt from a file; '-': standard input.")
-    ] = None,
+    prompt: o.PromptOption = None,
+    file: o.FileOption = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens for each prompt and run.")] = 96,
     rounds: Annotated[int, typer.Option("--rounds", help="Rounds over all depths; medians are shown.")] = 5,
     depths: Annotated[
@@ -158,7 +154,7 @@ def _facts(
 
 def _isa(llm: "LLM") -> str:
     """The instruction set that runs, which a figure is nothing without."""
-    describe = getattr(getattr(llm.model, "backend", None), "describe", dict)
+    describe: Callable[[], dict[str, Any]] = getattr(getattr(llm.model, "backend", None), "describe", dict)
     return str(describe().get("isa", "numpy"))
 
 
@@ -183,7 +179,7 @@ def _show(llm: "LLM", facts: dict[str, Any], bandwidth: float, rows: list[Row]) 
         f"{facts['temperature']:g}; logits hash {facts['logits_hash']}; plain reads {bandwidth:.1f} GB/s"
     )
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for name in ("depth", "tokens/s", "to plain", "tok/step", "accepted", "trunk", "verify", "draft ms", "same"):
+    for name in ("depth", "tokens/s", "gain", "tok/step", "accepted", "trunk", "verify", "draft ms", "same"):
         table.add_column(name, justify="left" if name == "depth" else "right", no_wrap=True)
     for row in rows:
         table.add_row(

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -73,12 +73,13 @@ def _try_load(file: "GGUFFile", heads: "GGUFFile | None") -> tuple["Model | None
 
     The reference backend decodes a matrix when it is first multiplied with, so this reads headers and vectors.
     """
+    from stepahead.backends.base import Backend
     from stepahead.backends.reference.ops import ReferenceBackend
     from stepahead.errors import StepaheadError
     from stepahead.models.registry import load_model
 
     try:
-        return load_model(file, ReferenceBackend(int8_activations=True), heads), None
+        return load_model(file, cast(Backend, ReferenceBackend(int8_activations=True)), heads), None
     except StepaheadError as error:
         return None, error
 

@@ -53,6 +53,17 @@ BackendOption = Annotated[
     typer.Option("--backend", help="'reference' is the slow specification in numpy.", rich_help_panel=MODEL_PANEL),
 ]
 
+PromptOption = Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue.", show_default=False)]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", help="Read the prompt from a file; '-': standard input.", show_default=False)
+]
+SvgOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--svg", help="Also draw the run into this SVG file.", rich_help_panel=OUTPUT_PANEL, show_default=False
+    ),
+]
+
 MaxTokensOption = Annotated[
     int | None, typer.Option("--max-tokens", help="Most tokens to generate.", rich_help_panel=SAMPLING_PANEL)
 ]

@@ -3,9 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from stepahead.cli import options as o
 from stepahead.cli.console import prompt_bar, stderr
@@ -22,10 +20,8 @@ MAX_TOKENS = 128
 
 def run(
     model: o.ModelArgument = None,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue.", show_default=False)] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="Read the prompt from a file; '-': standard input.")
-    ] = None,
+    prompt: o.PromptOption = None,
+    file: o.FileOption = None,
     max_tokens: o.MaxTokensOption = MAX_TOKENS,
     temperature: o.TemperatureOption = 0.0,
     top_k: o.TopKOption = 0,
@@ -48,10 +44,7 @@ def run(
     context_length: o.ContextOption = None,
     backend: o.BackendOption = "cpu",
     json_output: o.JsonOption = False,
-    svg: Annotated[
-        Path | None,
-        typer.Option("--svg", help="Also draw the run into this SVG file.", rich_help_panel=o.OUTPUT_PANEL),
-    ] = None,
+    svg: o.SvgOption = None,
 ) -> None:
     """Continue a prompt. Draft tokens that were accepted are green in a terminal.
 
@@ -78,19 +71,10 @@ def run(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)) as llm:
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)
+    with open_llm(load) as llm:
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
-    completion = chunks[-1].completion
-    assert completion is not None
-    if json_output:
-        json.dump(completion_object(completion), sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        stderr().out(stats_line(completion), style="bold", highlight=False)
-    if svg is not None:
-        from stepahead.cli.svg import write_svg
-
-        write_svg(svg, text, chunks)
+    _conclude(text, chunks, json_output, svg)
 
 
 def _generate(
@@ -113,3 +97,18 @@ def _generate(
     if not is_quiet:
         printer.finish()
     return chunks
+
+
+def _conclude(prompt: str, chunks: list["StreamChunk"], json_output: bool, svg: Path | None) -> None:
+    """What follows the text: the numbers, or the object that stands for all of it, and the picture."""
+    completion = chunks[-1].completion
+    assert completion is not None
+    if json_output:
+        json.dump(completion_object(completion), sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        stderr().out(stats_line(completion), style="bold", highlight=False)
+    if svg is not None:
+        from stepahead.cli.svg import write_svg
+
+        write_svg(svg, prompt, chunks)
