@@ -48,6 +48,8 @@ inline void check_ids(const char* op, const Ints& ids, size_t limit, const char*
 using NewBuffer = std::unique_ptr<Buffer>;
 
 inline NewBuffer new_buffer(Context& context, size_t rows, size_t width) {
+  // Below 2^31 each, the bytes cannot overflow.
+  check(rows >> 31 == 0 && width >> 31 == 0, "activations of ", rows, " x ", width, " are more than any memory");
   return std::make_unique<Buffer>(context.arena, rows, width);
 }
 

@@ -226,8 +226,8 @@ NewBuffer py_swiglu(Context& context, const Buffer& gate, const Buffer& up, floa
   return out;
 }
 
-std::unique_ptr<Routing> py_moe_route(Context& context, const Buffer& logits, const Buffer* bias, size_t top_k, bool normalize,
-                      float scale) {
+std::unique_ptr<Routing> py_moe_route(Context& context, const Buffer& logits, const Buffer* bias, size_t top_k,
+                                      bool normalize, float scale) {
   if (bias != nullptr) check_vector("moe_route", *bias, logits.width());
   check(top_k > 0 && top_k <= logits.width(), "moe_route: top_k is ", top_k, " with ", logits.width(), " experts");
   auto out = std::make_unique<Routing>(logits.rows(), top_k, logits.width());

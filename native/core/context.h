@@ -18,10 +18,11 @@ struct Context {
   ThreadPool pool;
   std::shared_ptr<Arena> arena;
 
-  // Work of about this many additions takes as long as waking a thread.
-  static constexpr size_t kWorthThreads = size_t{1} << 16;
+  // Additions of an elementwise op that take some 25 microseconds: below it, waiting for another thread (at once if it
+  // spins, several times this if the system runs something else there) may cost more than it helps.
+  static constexpr size_t kWorthThreads = size_t{1} << 18;
 
-  // task(begin, end) over [0, count), on the pool if `work` in all (additions or so) is worth it, else right here.
+  // task(begin, end) over [0, count), on the pool if `work` in all (in additions) is worth it, else right here.
   template <class Task>
   void run(size_t count, size_t work, const Task& task) noexcept {
     if (work >= kWorthThreads) {

@@ -1,5 +1,8 @@
 #include "core/thread_pool.h"
 
+#include <system_error>
+
+#include "core/error.h"
 #include "core/float_env.h"
 
 #if defined(__x86_64__)
@@ -50,7 +53,13 @@ int current_fork() noexcept {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), fork_generation_(current_fork()) {
   workers_.reserve(static_cast<size_t>(num_threads));
-  for (int index = 1; index < num_threads; ++index) workers_.emplace_back([this, index] { work(index); });
+  try {
+    for (int index = 1; index < num_threads; ++index) workers_.emplace_back([this, index] { work(index); });
+  } catch (const std::system_error&) {
+    const size_t started = workers_.size() + 1;
+    stop_and_join();
+    throw Error(join("the system allows ", started, " threads, not ", num_threads, "; use fewer"));
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -59,6 +68,10 @@ ThreadPool::~ThreadPool() {
     new std::vector<std::thread>(std::move(workers_));
     return;
   }
+  stop_and_join();
+}
+
+void ThreadPool::stop_and_join() noexcept {
   stop_ = true;
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

@@ -15,7 +15,7 @@ namespace stepahead {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int num_threads);  // the caller of run() is one of them
+  explicit ThreadPool(int num_threads);  // the caller of run() is one of them; throws Error
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
@@ -32,7 +32,8 @@ class ThreadPool {
         (void)index;
         task(begin, end);
       } else {
-        static_assert(std::is_nothrow_invocable_v<const Task&, size_t, size_t, size_t>, "exceptions never cross threads");
+        static_assert(std::is_nothrow_invocable_v<const Task&, size_t, size_t, size_t>,
+                      "exceptions never cross threads");
         task(begin, end, index);
       }
     };
@@ -46,6 +47,7 @@ class ThreadPool {
 
   void run_parts(size_t count, Function function, const void* context) noexcept;
   void work(int index) noexcept;
+  void stop_and_join() noexcept;
   void run_part(int index) const noexcept;
 
   const int num_threads_;

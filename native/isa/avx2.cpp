@@ -4,6 +4,7 @@
 
 namespace stepahead {
 
-const KernelTable avx2_table = STEPAHEAD_TABLE(avx2);
+// Constant initialisation: no code of this instruction set runs before the table is chosen.
+constinit const KernelTable avx2_table = STEPAHEAD_TABLE(avx2);
 
 }  // namespace stepahead

@@ -3,6 +3,6 @@
 
 namespace stepahead {
 
-const KernelTable scalar_table = STEPAHEAD_TABLE(scalar);
+constinit const KernelTable scalar_table = STEPAHEAD_TABLE(scalar);
 
 }  // namespace stepahead

@@ -75,7 +75,9 @@ static inline ScalesAndMins unpack_scales(const uint8_t* packed) noexcept {
 }
 
 // Element i of a block before scaling, for the scalar code.
-static inline int element(const BlockQ4_0& b, size_t i) noexcept { return (i < 16 ? b.q[i] & 15 : b.q[i - 16] >> 4) - 8; }
+static inline int element(const BlockQ4_0& b, size_t i) noexcept {
+  return (i < 16 ? b.q[i] & 15 : b.q[i - 16] >> 4) - 8;
+}
 
 static inline int element(const BlockQ4_K& b, size_t i) noexcept {
   return b.q[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;

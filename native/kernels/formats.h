@@ -126,7 +126,8 @@ struct ScalesAndMinsFormat {
       const __m256i x = _mm256_set_m128i(of_32, of_32);
       __m256i part[4];
       for (int i = 0; i < 4; ++i) part[i] = _mm256_madd_epi16(mins[i], x);
-      const __m256i minimum = _mm256_hadd_epi32(_mm256_hadd_epi32(part[0], part[1]), _mm256_hadd_epi32(part[2], part[3]));
+      const __m256i minimum =
+          _mm256_hadd_epi32(_mm256_hadd_epi32(part[0], part[1]), _mm256_hadd_epi32(part[2], part[3]));
       return _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(minimum), _mm256_mul_ps(d, _mm256_cvtepi32_ps(sum)));
     }
   };

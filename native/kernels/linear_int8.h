@@ -80,7 +80,8 @@ static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, s
     for (size_t i = 0; i < kTileRows; ++i) {  // past the end the last row again: its lanes are not stored
       w[i] = reinterpret_cast<const typename Format::Block*>(matrix + (o + (i < n ? i : n - 1)) * row_bytes);
     }
-    const char* next = end - o > kTileRows ? reinterpret_cast<const char*>(matrix + (o + kTileRows) * row_bytes) : nullptr;
+    const char* next = nullptr;
+    if (end - o > kTileRows) next = reinterpret_cast<const char*>(matrix + (o + kTileRows) * row_bytes);
     for (size_t r = 0; r < num_rows; r += 4, next = nullptr) {
       const size_t count = num_rows - r < 4 ? num_rows - r : 4;
       float* out[4];

@@ -84,14 +84,16 @@ static inline float sum_lanes(__m256 v) noexcept {
 static inline __m256 sum_lanes_of_8(const __m256* v) noexcept {
   __m256 half[4];  // [v(i) 0+4 1+5 2+6 3+7 | v(i+4) …]
   for (int i = 0; i < 4; ++i) {
-    half[i] = _mm256_add_ps(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20), _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));
+    half[i] = _mm256_add_ps(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20),
+                            _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));
   }
   __m256 quarter[2];  // [v(0) even odd, v(1) even odd | v(4), v(5)], [v(2), v(3) | v(6), v(7)]
   for (int i = 0; i < 2; ++i) {
     const __m256d a = _mm256_castps_pd(half[2 * i]), b = _mm256_castps_pd(half[2 * i + 1]);
     quarter[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
   }
-  return _mm256_add_ps(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88), _mm256_shuffle_ps(quarter[0], quarter[1], 0xDD));
+  return _mm256_add_ps(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88),
+                       _mm256_shuffle_ps(quarter[0], quarter[1], 0xDD));
 }
 
 // Lane i of the result is the sum of the lanes of v[i]; exact, so the order is free.

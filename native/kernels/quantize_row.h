@@ -23,7 +23,8 @@ static inline uint32_t largest_magnitude(const float* x, size_t n) noexcept {
 
 // q = rint(x * inverse) within [-127, 127]; x * inverse is at most a few hundred.
 static inline void quantize_values(const float* x, size_t n, float inverse, int8_t* q) noexcept {
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds, ties to even, and leaves the integer in the low bits
+  // 1.5 * 2^23: adding it rounds, ties to even, and leaves the integer in the low bits.
+  constexpr float magic = 12582912.0f;
   for (size_t i = 0; i < n; ++i) {
     const auto value = static_cast<int32_t>(bits_of(x[i] * inverse + magic) - bits_of(magic));
     q[i] = static_cast<int8_t>(value > 127 ? 127 : value < -127 ? -127 : value);

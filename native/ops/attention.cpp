@@ -53,9 +53,10 @@ KVBlocks::~KVBlocks() {
 void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, const int32_t* slots) {
   const auto store = context.kernels.kv_store[static_cast<size_t>(kv.type)];
   // Split over heads, not rows: were two rows to share a slot, the later one still wins on every thread count.
-  context.run(kv.num_kv_heads, 2 * k.size(), [&](size_t begin, size_t end) noexcept {
+  context.run(kv.num_kv_heads, 6 * k.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = 0; r < k.rows(); ++r) {
-      const size_t block = static_cast<size_t>(slots[r]) / kBlockSize, offset = static_cast<size_t>(slots[r]) % kBlockSize;
+      const auto slot = static_cast<size_t>(slots[r]);
+      const size_t block = slot / kBlockSize, offset = slot % kBlockSize;
       for (size_t h = begin; h < end; ++h) {
         const size_t at = block * kv.block_stride() + h * kv.head_stride() + offset * kv.row_bytes;
         store(k.row(r) + h * kv.head_dim, kv.head_dim, kv.keys() + at);

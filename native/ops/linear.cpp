@@ -1,6 +1,6 @@
 #include "ops/linear.h"
 
-#include <memory>
+#include <map>
 
 namespace stepahead {
 namespace {
@@ -32,7 +32,7 @@ Activations::Activations(Context& context, const float* x, size_t num_rows, size
     }
   }
   if (block == 0) return;
-  context.run(num_rows, num_rows * width, [&](size_t begin, size_t end) noexcept {
+  context.run(num_rows, 3 * num_rows * width, [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       context.kernels.quantize_row(x + r * width, width, block, q_.data() + r * width, d_.data() + r * (width / block),
                                    sums_.data() + r * (width / 16));
@@ -42,13 +42,13 @@ Activations::Activations(Context& context, const float* x, size_t num_rows, size
 
 void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matrices, const std::vector<Buffer*>& y) {
   // One quantisation a block size, whatever the number of matrices.
-  std::unique_ptr<Activations> activations[257];
+  std::map<size_t, Activations> activations;
+  std::vector<const ActivationRow*> rows;
   std::vector<std::vector<float*>> out;
   std::vector<size_t> first_tile = {0};
   for (size_t i = 0; i < matrices.size(); ++i) {
     const size_t block = info(matrices[i].type).activation_block;
-    auto& slot = activations[block];
-    if (!slot) slot = std::make_unique<Activations>(context, x.data(), x.rows(), x.width(), block);
+    rows.push_back(activations.try_emplace(block, context, x.data(), x.rows(), x.width(), block).first->second.rows());
     out.push_back(row_pointers(*y[i], 0));
     first_tile.push_back(first_tile.back() + num_tiles(matrices[i].num_out));
   }
@@ -63,7 +63,7 @@ void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matric
       const size_t stop = (to - first_tile[i]) * kTileRows;
       context.kernels.linear[static_cast<size_t>(m.type)](
           m.data, m.row_bytes, (from - first_tile[i]) * kTileRows, stop < m.num_out ? stop : m.num_out, m.num_in,
-          activations[info(m.type).activation_block]->rows(), x.rows(), out[i].data());
+          rows[i], x.rows(), out[i].data());
     }
   });
 }

@@ -2,24 +2,26 @@
 
 #include <cmath>
 #include <cstring>
-#include <memory>
+#include <map>
 
 namespace stepahead {
 namespace {
 
 constexpr float kMinimalSum = 6.103515625e-5f;
 
-void route_row(const float* p, const float* bias, const Routing& routing, bool normalize, float scale, bool* taken,
-               int32_t* ids, float* weights) noexcept {
-  const auto key = [=](size_t e) {
-    const float value = bias == nullptr ? p[e] : p[e] + bias[e];
-    return value == value ? value : -INFINITY;  // NaN ranks last
-  };
+// p are the probabilities; keys and taken are scratch of the same size.
+void route_row(const float* p, const float* bias, const Routing& routing, bool normalize, float scale, float* keys,
+               bool* taken, int32_t* ids, float* weights) noexcept {
+  for (size_t e = 0; e < routing.num_experts; ++e) {
+    const float key = bias == nullptr ? p[e] : p[e] + bias[e];
+    keys[e] = key == key ? key : -INFINITY;  // NaN ranks last
+  }
   std::memset(taken, 0, routing.num_experts);
   for (size_t j = 0; j < routing.top_k; ++j) {
     size_t best = routing.num_experts;
+    float best_key = 0.0f;
     for (size_t e = 0; e < routing.num_experts; ++e) {
-      if (!taken[e] && (best == routing.num_experts || key(e) > key(best))) best = e;
+      if (!taken[e] && (best == routing.num_experts || keys[e] > best_key)) best = e, best_key = keys[e];
     }
     taken[best] = true;
   }
@@ -64,19 +66,27 @@ struct Groups {
   }
 };
 
-// Rows of x for each pair, quantised once a block size.
-struct PairRows {
-  std::unique_ptr<Activations> activations[257];
-  std::vector<ActivationRow> rows[257];
+// The row of x for each pair, quantised once a block size.
+class PairRows {
+ public:
+  PairRows(Context& context, const Buffer& x, const Groups& groups) : context_(context), x_(x), groups_(groups) {}
 
-  const ActivationRow* get(Context& context, const Buffer& x, const Groups& groups, WeightType type) {
+  const ActivationRow* get(WeightType type) {
     const size_t block = info(type).activation_block;
-    if (!activations[block]) {
-      activations[block] = std::make_unique<Activations>(context, x.data(), x.rows(), x.width(), block);
-      for (const size_t row : groups.rows) rows[block].push_back((*activations[block])[row]);
+    const Activations& rows = rows_.try_emplace(block, context_, x_.data(), x_.rows(), x_.width(), block).first->second;
+    std::vector<ActivationRow>& of_pairs = of_pairs_[block];
+    if (of_pairs.empty()) {
+      for (const size_t row : groups_.rows) of_pairs.push_back(rows[row]);
     }
-    return rows[block].data();
+    return of_pairs.data();
   }
+
+ private:
+  Context& context_;
+  const Buffer& x_;
+  const Groups& groups_;
+  std::map<size_t, Activations> rows_;
+  std::map<size_t, std::vector<ActivationRow>> of_pairs_;
 };
 
 std::vector<float*> pair_pointers(const Buffer& buffer, size_t count) {
@@ -106,13 +116,14 @@ void multiply(const Context& context, const Matrix& matrix, const Groups::Group&
 void moe_route(Context& context, const Buffer& logits, const Buffer* bias, bool normalize, float scale, Routing& out) {
   const size_t experts = out.num_experts;
   const Scratch<float> p(*context.arena, logits.size());
+  const Scratch<float> keys(*context.arena, logits.size());
   const Scratch<bool> taken(*context.arena, logits.size());
-  context.run(logits.rows(), logits.size() * (8 + out.top_k), [&](size_t begin, size_t end) noexcept {
+  context.run(logits.rows(), logits.size() * 10 * out.top_k, [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       float* row = p.data() + r * experts;
       context.kernels.sigmoid(logits.row(r), experts, row);
-      route_row(row, bias == nullptr ? nullptr : bias->data(), out, normalize, scale, taken.data() + r * experts,
-                out.ids.data() + r * out.top_k, out.weights.data() + r * out.top_k);
+      route_row(row, bias == nullptr ? nullptr : bias->data(), out, normalize, scale, keys.data() + r * experts,
+                taken.data() + r * experts, out.ids.data() + r * out.top_k, out.weights.data() + r * out.top_k);
     }
   });
 }
@@ -124,12 +135,12 @@ void moe_ffn(Context& context, const Buffer& x, const Routing& routing, const Ma
   const Groups groups(routing);
   const size_t pairs = groups.rows.size();
   Buffer h(context.arena, pairs, gate.num_out);
-  PairRows inputs;
+  PairRows inputs(context, x, groups);
   {
     const Buffer u(context.arena, pairs, up.num_out);
     const std::vector<float*> h_rows = pair_pointers(h, pairs), u_rows = pair_pointers(u, pairs);
-    const ActivationRow* gate_rows = inputs.get(context, x, groups, gate.type);
-    const ActivationRow* up_rows = inputs.get(context, x, groups, up.type);
+    const ActivationRow* gate_rows = inputs.get(gate.type);
+    const ActivationRow* up_rows = inputs.get(up.type);
     for_outputs(context, gate.num_out, [&](size_t begin, size_t end) noexcept {
       for (const auto& group : groups.groups) {
         multiply(context, gate, group, begin, end, gate_rows, h_rows.data() + group.begin);

@@ -39,7 +39,7 @@ void scatter_rows(Context& context, Buffer& target, const int32_t* rows, const B
 }
 
 void argmax(Context& context, const Buffer& x, int32_t* out) {
-  context.run(x.rows(), x.size(), [&](size_t begin, size_t end) noexcept {
+  context.run(x.rows(), 4 * x.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
       const float* row = x.row(r);
       size_t best = 0;
