@@ -1,5 +1,6 @@
-// Activations to int8: per block d = amax / 127 and q = rint(x * (127 / amax)), ties to even. A block that holds an
-// Inf or NaN gets d = NaN and q = 0, so every output that reads it is NaN; one below kTiniest gets zeros.
+// Activations to int8: per block d = amax / 127 and q = rint(x * (127 / amax)), ties to even; in blocks of 32, d is
+// rounded to a half where that is a normal number. A block that holds an Inf or NaN gets d = NaN and q = 0, so every output that reads it is NaN; one
+// below kTiniest gets zeros.
 #pragma once
 
 #include "kernels/number.h"
@@ -8,6 +9,8 @@ namespace stepahead::STEPAHEAD_ISA {
 
 // Below this 127 / amax may overflow.
 static constexpr float kTiniest = 0x1p-120f;
+// The normal halves: outside of them a scale keeps its float's range.
+static constexpr float kHalfMin = 0x1p-14f, kHalfMax = 65504.0f;
 
 #if !defined(STEPAHEAD_VECTOR_AVX2)
 
@@ -72,7 +75,11 @@ static inline float quantize_block(const float* x, size_t n, int8_t* q) noexcept
 }
 
 static void quantize_row(const float* x, size_t n, size_t block, int8_t* q, float* d, int16_t* sums) noexcept {
-  for (size_t b = 0; b < n / block; ++b) d[b] = quantize_block(x + b * block, block, q + b * block);
+  for (size_t b = 0; b < n / block; ++b) {
+    d[b] = quantize_block(x + b * block, block, q + b * block);
+    // NaN fails the comparison and stays.
+    if (block == 32 && d[b] >= kHalfMin && d[b] <= kHalfMax) d[b] = half_to_float(float_to_half(d[b]));
+  }
   for (size_t j = 0; j < n / 16; ++j) {
     int sum = 0;
     for (size_t i = 16 * j; i < 16 * j + 16; ++i) sum += q[i];

@@ -16,18 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead.backends.base import Backend
-from stepahead.completion import Completion, StreamChunk, Timings
+from stepahead.completion import Completion, StreamChunk
 from stepahead.config import EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
-from stepahead.engine.request import Request, RequestOutput, SamplingParams, Sequence, Speculation, seed_from_system
+from stepahead.engine.request import Request, RequestOutput, SamplingParams, Speculation, seed_from_system
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler, check_bias
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
 from stepahead.errors import ConfigError, ModelFormatError, RequestError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
+from stepahead.job import Job
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
 from stepahead.models.registry import load_model
@@ -249,8 +250,8 @@ class LLM:
             drop=proposer.forget,
         )
 
-    def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "_Job":
-        return _Job(self._request(prompt, params or SamplingParams(), speculation or Speculation()))
+    def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":
+        return Job(self._request(prompt, params or SamplingParams(), speculation or Speculation()))
 
     def _request(self, prompt: Prompt, params: SamplingParams, speculation: Speculation) -> Request:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
@@ -272,7 +273,7 @@ class LLM:
             depth=resolve_depth(speculation, self.model.draft),
         )
 
-    def _run(self, jobs: list["_Job"]) -> Iterator[list[RequestOutput]]:
+    def _run(self, jobs: list["Job"]) -> Iterator[list[RequestOutput]]:
         """Step the engine until all jobs are done; whatever goes wrong, none of them stays behind."""
         by_id = {job.request.request_id: job for job in jobs}
         try:
@@ -291,7 +292,7 @@ class LLM:
             while self._engine.has_unfinished:
                 self._engine.step()
 
-    def _stream(self, job: "_Job", on_prompt: OnPrompt | None) -> Iterator[StreamChunk]:
+    def _stream(self, job: "Job", on_prompt: OnPrompt | None) -> Iterator[StreamChunk]:
         with self._lock:
             for outputs in self._run([job]):
                 if on_prompt is not None and not outputs and job.sequence is not None:
@@ -330,47 +331,6 @@ class LLM:
                 f"{', and one is needed for the answer' if with_room else ''}: "
                 f"shorten it or load with a larger context_length (this model: up to {self.model.context_length})"
             )
-
-
-class _Job:
-    """A request on its way through the engine, with the clock of its caller."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.sequence: Sequence | None = None
-        self.started = self.first_token = self.last_token = time.perf_counter()
-        self.num_steps = 0
-        self.is_finished = False
-
-    def take(self, output: RequestOutput, now: float) -> None:
-        if output.token_ids_delta:
-            if self.num_steps == 0:
-                self.first_token = now
-            self.last_token = now
-            self.num_steps += 1
-        self.is_finished = output.finish_reason is not None
-
-    def completion(self) -> Completion:
-        sequence = self.sequence
-        assert sequence is not None and sequence.finish_reason is not None
-        return Completion(
-            prompt_token_ids=list(self.request.prompt_ids),
-            token_ids=sequence.output_ids,
-            text=sequence.text,
-            finish_reason=sequence.finish_reason.value,
-            stop_reason=sequence.stop_reason,
-            seed=self.request.seed,
-            speculation=sequence.stats,
-            timings=Timings(
-                prompt_tokens=len(self.request.prompt_ids),
-                cached_tokens=sequence.num_cached_tokens,
-                prompt_seconds=self.first_token - self.started,
-                generation_seconds=self.last_token - self.first_token,
-                generated_tokens=sequence.num_output_tokens,
-                num_steps=self.num_steps,
-            ),
-            logprobs=sequence.logprobs,
-        )
 
 
 def _make_backend(config: EngineConfig) -> Backend:

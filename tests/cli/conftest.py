@@ -94,6 +94,16 @@ class Terminal:
                     return found + len(until)
         raise AssertionError(f"{until!r} did not appear in {self.shown!r}")
 
+    def leave(self) -> int:
+        """Press Ctrl-D until the process ends; its exit code."""
+        for _ in range(10):
+            self.type("\x04")
+            pause = time.monotonic() + 3.0
+            while time.monotonic() < pause:
+                if not self._read():
+                    return self._process.wait(PATIENCE)
+        raise AssertionError(f"Ctrl-D did not end it: {self.shown!r}")
+
     def wait_for(self, text: str, after: int = 0) -> int:
         """Read until `text` is shown beyond offset `after`; the offset of its end."""
         deadline = time.monotonic() + PATIENCE

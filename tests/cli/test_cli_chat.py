@@ -118,6 +118,5 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal, chat_
     at = shown.wait_for("> ", shown.press("\x03", "(stopped)", at))
     shown.type("/stats\r")
     at = shown.wait_for("> ", shown.wait_for("0 answers", at))
-    shown.press("\x03", "/exit leaves", at)
-    shown.type("\x04")
-    assert shown.wait() == 0
+    shown.wait_for("> ", shown.press("\x03", "/exit leaves", at))
+    assert shown.leave() == 0

@@ -1,5 +1,6 @@
 """--help: every command has one with examples that parse, and it needs neither numpy nor the native library."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -17,8 +18,9 @@ NAMES = [one.__name__ for one in COMMANDS]
 def test_every_command_has_help_with_an_example(name):
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
-    assert "Examples:" in result.output
-    assert f"stepahead {name}" in result.output
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", result.output)  # typer colours its help on some CI machines
+    assert "Examples:" in shown
+    assert f"stepahead {name}" in shown
 
 
 @pytest.mark.parametrize("name", NAMES)

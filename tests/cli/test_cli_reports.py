@@ -150,6 +150,9 @@ def test_bench_refuses_depths_and_rounds_that_are_none(cli, model_path, bench_fl
         _parse_depths("1,x")
     assert cli("bench", model_path("f32"), *bench_flags, "--depths", "7").code == 2
     assert cli("bench", model_path("f32"), *REF, "--rounds", 0).code == 2
+    full = cli("bench", model_path("f32", context=32), *REF, "-p", "a" * 31, "--rounds", 1)
+    assert full.code == 2
+    assert "no room to decode in a context of 32" in full.err
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def test_json_has_the_published_fields(run_json, model_path):
 
 @pytest.mark.parametrize("temperature", [0, 0.9])
 def test_drafting_changes_no_text(run_json, temperature):
-    flags = [("--speculation", "off"), ("--depth", 0), ("--depth", 1), ("--depth", 3), ("--max-depth", 2), ()]
+    catchup = ("--depth", 3, "--chain", "catchup")
+    flags = [("--speculation", "off"), ("--depth", 0), ("--depth", 1), ("--depth", 3), ("--max-depth", 2), (), catchup]
     runs = [run_json("--temperature", temperature, *flag) for flag in flags]
     assert len({run["text"] for run in runs}) == 1
     assert runs[0]["speculation"]["num_drafts"] == runs[1]["speculation"]["num_drafts"] == 0
@@ -58,7 +59,7 @@ def test_a_pipe_gets_the_text_and_stderr_the_numbers(cli, run_json, model_path):
     assert result.code == 0
     assert result.out == text + ("" if text.endswith("\n") else "\n")
     assert "\x1b" not in result.out + result.err
-    assert result.err.count("\n") == 1
+    assert result.err.count("\n") == 2
     for fragment in ("tokens/s", "tokens/step", "accepted per head", "end: length", "seed 5"):
         assert fragment in result.err
 
@@ -95,7 +96,11 @@ def test_svg_is_well_formed_and_fetches_nothing(cli, model_path, tmp_path):
     drawn = picture.read_text()
     xml.etree.ElementTree.fromstring(drawn)
     assert "http" not in drawn.replace("http://www.w3.org/2000/svg", "")
-    assert "tokens/step" in drawn.replace("&#160;", " ")
+    shown = drawn.replace("&#160;", " ")
+    assert "tokens/step" in shown
+    assert "$ stepahead run" in shown
+    assert "--max-tokens 24" in shown
+    assert "--svg" not in shown
 
 
 SPECULATIONS = [

@@ -28,6 +28,25 @@ def test_nothing_is_green_without_drafts_or_under_no_color(terminal, model_path)
     assert "\x1b[3" not in colorless.shown
 
 
+def test_a_pipe_stays_a_pipe_under_force_color(process, model_path):
+    flags = ("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 16)
+    forced = process(*flags, FORCE_COLOR="1", TTY_COMPATIBLE="1")
+    assert forced.code == 0
+    assert "\x1b" not in forced.out + forced.err
+    assert not forced.out.startswith("def f")
+
+
+def test_a_long_prompt_has_a_bar_and_a_short_one_has_not(terminal, model_path):
+    flags = ("run", model_path("f32"), "--backend", "reference", "--max-tokens", 2)
+    long = terminal(*flags, "-p", "ab" * 900)
+    assert long.wait() == 0
+    assert "reading the prompt" in long.shown
+    assert "512/1800" in long.shown
+    short = terminal(*flags, "-p", "ab")
+    assert short.wait() == 0
+    assert "reading the prompt" not in short.shown
+
+
 def test_what_a_model_says_cannot_drive_the_terminal():
     assert visible("a\x1b[2J\x07\x7f\x9b\tb\n") == "a␛[2J␇␡�\tb\n"
     assert one_line("a\n  b\x00") == "a b␀"

@@ -114,6 +114,26 @@ def test_ci_runs_the_readmes_test_command_and_the_checks():
     assert [line.split()[1] for line in script.splitlines() if line.startswith("make ")] == ["test", "check", "docs"]
 
 
+def test_the_figures_have_their_place_and_their_form():
+    tool = load_tool("tools/docs/figures.py")
+    assert tool.BEGIN in README
+    assert tool.END in README.partition(tool.BEGIN)[2]
+    row = {
+        "name": "plain",
+        "tokens_per_second": 100.0,
+        "ratio_to_plain": 1.0,
+        "tokens_per_step": 1.0,
+        "acceptance": [],
+        "milliseconds": {"forward": 9.0, "propose": 0.0},
+        "is_same_text": True,
+    }
+    drafted = {**row, "name": "2", "acceptance": [0.75, 0.5], "ratio_to_plain": 1.25}
+    facts = dict.fromkeys(("machine", "threads", "isa", "version", "num_prompts", "max_tokens", "rounds"), 1)
+    text = tool.table({**facts, "model_bytes": 1e6, "logits_hash": "abc", "rows": [row, drafted]}, "stepahead bench")
+    assert "| none | 100 | 1.00x | 1.00 | – | 9.00 | 0.00 |" in text
+    assert "| 2 | 100 | 1.25x | 1.00 | 75 % 50 % |" in text
+
+
 MACHINES = [
     ((3, 10), "both", True, True, "Python 3.10"),
     ((3, 12), "none", True, True, "python3.12-venv"),

@@ -29,6 +29,7 @@ RANKS = {
     "stepahead.engine.engine": 7,
     "stepahead.engine.teacher": 7,
     "stepahead.completion": 7,
+    "stepahead.job": 7,
     "stepahead.model_info": 7,
     "stepahead.llm": 8,
     "stepahead.cli": 9,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stepahead.cli.report import acceptance, total_stats
+from stepahead.errors import RequestError
 
 if TYPE_CHECKING:
     from stepahead import LLM, SamplingParams, Speculation, SpeculationStats
@@ -95,6 +96,11 @@ def _sample(llm: "LLM", prompts: list[str], params: "SamplingParams", speculatio
         phases = {name: phases[name] + after[name] - before[name] for name in PHASES}
         completion = chunks[-1].completion
         assert completion is not None
+        if len(chunks) == 1:
+            raise RequestError(
+                f"a prompt of {len(completion.prompt_token_ids)} tokens leaves no room to decode in a context of "
+                f"{llm.config.context_length}: give a shorter one"
+            )
         num_tokens += len(completion.token_ids) - len(first.token_ids_delta)
         num_steps += len(chunks) - 1
         ids.append(tuple(completion.token_ids))

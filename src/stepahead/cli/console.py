@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,10 +32,16 @@ def stderr() -> "Console":
 def _console(is_stderr: bool) -> "Console":
     from rich.console import Console
 
-    colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     is_terminal = (sys.stderr if is_stderr else sys.stdout).isatty()
-    width = None if is_terminal else PIPE_WIDTH
-    return Console(stderr=is_stderr, color_system=colors, highlight=False, soft_wrap=True, markup=False, width=width)
+    return Console(
+        stderr=is_stderr,
+        force_terminal=is_terminal,  # a pipe stays a pipe, whatever FORCE_COLOR says
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        width=None if is_terminal else PIPE_WIDTH,
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def visible(text: str) -> str:

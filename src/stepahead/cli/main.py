@@ -27,7 +27,8 @@ def main(args: Sequence[str] | None = None) -> int:
     _forgive_unencodable_output()
     try:
         log.setup(os.environ.get("STEPAHEAD_LOG"))
-        result = command().main(args=args, prog_name="stepahead", standalone_mode=False)
+        words = list(sys.argv[1:] if args is None else args)
+        result = command().main(args=words, prog_name="stepahead", standalone_mode=False, obj=words)
         if result == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except OutputClosedError:

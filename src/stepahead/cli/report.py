@@ -1,4 +1,4 @@
-"""What is said about a finished completion: the line for people and the object for programs."""
+"""What is said about a finished completion: the lines for people and the object for programs."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -35,22 +35,19 @@ def percentages(shares: list[float]) -> str:
     return " ".join(f"{100 * share:.0f}" for share in shares) + " %" if shares else "–"
 
 
-def stats_line(completion: "Completion") -> str:
-    """Speed, tokens a step, acceptance per head, prompt, end."""
+def stats_lines(completion: "Completion") -> tuple[str, str]:
+    """How fast and how well drafted; how much and why it ended."""
     timings, stats = completion.timings, completion.speculation
     drafts = f"accepted per head {percentages(acceptance(stats))}" if stats.num_drafts else "no drafts"
     cached = f" ({timings.cached_tokens} cached)" if timings.cached_tokens else ""
-    return " · ".join(
-        (
-            f"{timings.tokens_per_second:.1f} tokens/s",
-            f"{timings.tokens_per_step:.2f} tokens/step",
-            drafts,
-            f"{len(completion.token_ids)} tokens after {timings.prompt_tokens}{cached}",
-            f"first after {timings.prompt_seconds:.2f} s",
-            f"end: {completion.finish_reason}",
-            f"seed {completion.seed}",
-        )
+    speed = (f"{timings.tokens_per_second:.1f} tokens/s", f"{timings.tokens_per_step:.2f} tokens/step", drafts)
+    end = (
+        f"{len(completion.token_ids)} tokens after {timings.prompt_tokens}{cached}",
+        f"the first in {timings.prompt_seconds:.2f} s",
+        f"end: {completion.finish_reason}",
+        f"seed {completion.seed}",
     )
+    return " · ".join(speed), " · ".join(end)
 
 
 def completion_object(completion: "Completion") -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from stepahead.cli import options as o
 from stepahead.cli.console import prompt_bar, stderr
 from stepahead.cli.loading import introduce, open_llm
 from stepahead.cli.prompt import read_prompt
-from stepahead.cli.report import completion_object, stats_line
+from stepahead.cli.report import completion_object, stats_lines
 from stepahead.cli.token_printer import TokenPrinter
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ MAX_TOKENS = 128
 
 
 def run(
+    context: typer.Context,
     model: o.ModelArgument = None,
     prompt: o.PromptOption = None,
     file: o.FileOption = None,
@@ -74,7 +76,11 @@ def run(
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)
     with open_llm(load) as llm:
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
-    _conclude(text, chunks, json_output, svg)
+    _conclude(chunks, json_output)
+    if svg is not None:
+        from stepahead.cli.svg import write_svg
+
+        write_svg(svg, context.obj, text, chunks)
 
 
 def _generate(
@@ -99,16 +105,13 @@ def _generate(
     return chunks
 
 
-def _conclude(prompt: str, chunks: list["StreamChunk"], json_output: bool, svg: Path | None) -> None:
-    """What follows the text: the numbers, or the object that stands for all of it, and the picture."""
+def _conclude(chunks: list["StreamChunk"], json_output: bool) -> None:
+    """What follows the text: the numbers, or the object that stands for all of it."""
     completion = chunks[-1].completion
     assert completion is not None
     if json_output:
         json.dump(completion_object(completion), sys.stdout)
         sys.stdout.write("\n")
     else:
-        stderr().out(stats_line(completion), style="bold", highlight=False)
-    if svg is not None:
-        from stepahead.cli.svg import write_svg
-
-        write_svg(svg, prompt, chunks)
+        for line, style in zip(stats_lines(completion), ("bold", "dim"), strict=True):
+            stderr().out(line, style=style, highlight=False)

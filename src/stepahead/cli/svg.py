@@ -1,11 +1,12 @@
 """Draws a finished run as a terminal window in SVG: the picture in the README is the tool's own output."""
 
 import io
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepahead.cli.console import visible
-from stepahead.cli.report import stats_line
+from stepahead.cli.report import stats_lines
 from stepahead.cli.token_printer import ACCEPTED, PROMPT
 from stepahead.errors import ConfigError
 
@@ -39,17 +40,17 @@ _TEMPLATE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="
 """
 
 
-def write_svg(path: Path, prompt: str, chunks: list["StreamChunk"]) -> None:
-    """Raises ConfigError where the file cannot be written."""
-    picture = draw(prompt, chunks)
+def write_svg(path: Path, args: list[str], prompt: str, chunks: list["StreamChunk"]) -> None:
+    """`args` is the command line that was run. Raises ConfigError where the file cannot be written."""
+    picture = draw(args, prompt, chunks)
     try:
         path.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--svg {path}: cannot be written ({error.strerror}): give another path") from error
 
 
-def draw(prompt: str, chunks: list["StreamChunk"]) -> str:
-    """The SVG of a prompt, its continuation with the accepted draft tokens marked, and the line about it."""
+def draw(args: list[str], prompt: str, chunks: list["StreamChunk"]) -> str:
+    """The SVG of a prompt, its continuation with the accepted draft tokens marked, and the lines about it."""
     from rich.console import Console
     from rich.text import Text
 
@@ -61,12 +62,24 @@ def draw(prompt: str, chunks: list["StreamChunk"]) -> str:
         for index, piece in enumerate(chunk.pieces):
             text.append(visible(piece), ACCEPTED if index < chunk.num_accepted else "")
     text.rstrip()
-    console = Console(
-        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", no_color=False
-    )
-    console.print(Text("$ stepahead run", "bold"))
+    speed, end = stats_lines(completion)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(Text(visible(f"$ {_command(args)}"), "bold"))
     console.print(text)
     console.print()
-    console.print(Text(stats_line(completion), "bold"))
+    console.print(Text(speed, "bold"))
+    console.print(Text(end, "dim"))
     console.print(Text.assemble(("green", ACCEPTED), (": drafted by a head, accepted by the trunk", "dim")))
     return console.export_svg(title="stepahead", code_format=_TEMPLATE, unique_id="stepahead")
+
+
+def _command(args: list[str]) -> str:
+    """The command line as it would be typed, without the wish for a picture."""
+    shown: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--svg":
+            next(words, None)
+        elif not word.startswith("--svg="):
+            shown.append(word)
+    return shlex.join(["stepahead", *shown])

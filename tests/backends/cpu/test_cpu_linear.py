@@ -71,7 +71,7 @@ def test_largest_integers_do_not_saturate(type: QuantType, byte: int, sign: floa
     blocks = data.reshape(-1, type.block_bytes)
     for at in {"Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}.get(type.name, (0,)):
         blocks[:, at : at + 2] = np.array([0.5], np.float16).view(np.uint8)
-    x = np.full((3, 512), sign * 3.0, np.float32)
+    x = np.full((3, 512), sign * 127 / 32, np.float32)  # a scale of 2^-5: no rounding but the integers'
     x[1, ::2] *= -1
     y = on_all(lambda backend: product(backend, x, data, type, (8, 512)))
     expected = x.astype(np.float64) @ dequantize(data, type).astype(np.float64).T

@@ -32,6 +32,20 @@ def test_linear_is_a_dot_a_row(backend: ReferenceBackend) -> None:
     np.testing.assert_allclose(backend.linear(x, matrix(backend, w)), expected, atol=1e-5)
 
 
+def test_linear_many_is_linear_of_each(backend: ReferenceBackend) -> None:
+    x, matrices = normal(2, 16), [matrix(backend, normal(rows, 16)) for rows in (3, 5)]
+    for out, w in zip(backend.linear_many(x, matrices), matrices, strict=True):
+        assert (out == backend.linear(x, w)).all()
+
+
+def test_embed_picks_rows(backend: ReferenceBackend) -> None:
+    values = normal(9, 64)
+    table = matrix(backend, values, QuantType.Q8_0)
+    out = backend.embed(table, np.array([8, 0, 8], np.int32))
+    assert (out == table.values()[[8, 0, 8]]).all()
+    np.testing.assert_allclose(out, values[[8, 0, 8]], atol=0.02)
+
+
 @pytest.mark.parametrize("type", [QuantType.F32, QuantType.F16, QuantType.Q8_0, QuantType.Q4_K, QuantType.Q6_K])
 @pytest.mark.parametrize("int8", [False, True])
 def test_rows_do_not_know_their_neighbours(type: QuantType, int8: bool) -> None:

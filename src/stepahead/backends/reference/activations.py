@@ -13,6 +13,8 @@ INT8_BLOCK = {
     QuantType.Q6_K: 256,
 }
 """Types that the CPU backend multiplies as integers, and the activations' block; all others see float32."""
+HALF_MIN, HALF_MAX = np.float32(2.0**-14), np.float32(65504.0)
+"""The normal halves: scales of blocks of 32 among them are rounded to one, as llama.cpp stores them."""
 
 
 def round_trip(x: Floats, type: QuantType) -> Floats:
@@ -22,7 +24,16 @@ def round_trip(x: Floats, type: QuantType) -> Floats:
         return x
     blocks = x.reshape(-1, block)
     peak = np.abs(blocks).max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        return _round_trip(blocks, peak, block).reshape(x.shape)
+
+
+def _round_trip(blocks: Floats, peak: Floats, block: int) -> Floats:
     inverse = np.divide(np.float32(127.0), peak, out=np.zeros_like(peak), where=peak > 0)
     values = np.rint(blocks * inverse)
-    restored: Floats = (values * (peak / np.float32(127.0))).astype(np.float32)
-    return restored.reshape(x.shape)
+    scale = peak / np.float32(127.0)
+    if block == 32:
+        is_half = (scale >= HALF_MIN) & (scale <= HALF_MAX)
+        scale = np.where(is_half, scale.astype(np.float16).astype(np.float32), scale)
+    restored: Floats = (values * scale).astype(np.float32)
+    return restored
