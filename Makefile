@@ -2,7 +2,7 @@
 # .venv is made on first use, and the package is built and installed into it again whenever a source has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench docs sanitize clean
+.PHONY: help run test check format bench docs figures sanitize clean
 
 PYTHON ?= python3
 EXTRAS ?=
@@ -41,10 +41,13 @@ bench: $(VENV)/.installed-none  ## what drafting gains on this machine, with the
 
 docs: $(VENV)/.installed-docs  ## the documentation, into site/
 	$(BIN)/python tools/docs/cli_reference.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+figures: $(VENV)/.installed-none  ## measure, and put the table and the picture into the README
+	$(BIN)/python tools/docs/figures.py
 
 sanitize: $(VENV)/.installed-test  ## the native code under the address and undefined-behaviour sanitizers
-	PATH="$(abspath $(BIN)):$$PATH" native/tests/run_sanitized.sh
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" native/tests/run_sanitized.sh
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site

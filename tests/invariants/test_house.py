@@ -1,4 +1,4 @@
-"""Contract I10: the layers point one way, the public names are pinned, every op has its reference, test and benchmark."""
+"""Contract I10: layers point one way, public names are pinned, every op has its reference, test and benchmark."""
 
 import ast
 import inspect

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 
+import typer
+
 from stepahead.cli.app import COMMANDS, _root
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
@@ -60,6 +62,8 @@ def _table(command) -> Iterator[str]:
     yield "| option | values | default | |"
     yield "|---|---|---|---|"
     for name, parameter in inspect.signature(command).parameters.items():
+        if hints[name] is typer.Context:
+            continue
         kind, info = typing.get_args(hints[name])
         # In an annotation, the first flag stands where a default would.
         flags = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
