@@ -20,6 +20,13 @@ TEMPLATE = (
     "{% for message in messages %}{{ message.role }}:{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+# stdin becomes the controlling terminal, so that Ctrl-C typed there is a signal here.
+AT_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from stepahead.cli import main
+sys.exit(main())
+"""
 PATIENCE = 60.0  # seconds until a process at a terminal is given up
 
 
@@ -69,13 +76,12 @@ class Terminal:
     def __init__(self, args: tuple[object, ...], environment: dict[str, str]) -> None:
         self._fd, end = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stepahead.cli", *map(str, args)],
+            [sys.executable, "-c", AT_TERMINAL, *map(str, args)],
             stdin=end,
             stdout=end,
             stderr=end,
             env=_environment(environment),
             start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509  # no threads here
         )
         os.close(end)
         self.shown = ""
@@ -135,14 +141,6 @@ class Terminal:
             return False
         self.shown += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
-
-
-def _take_terminal() -> None:
-    """Make stdin the controlling terminal, so that Ctrl-C typed there is a signal here."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture

@@ -100,6 +100,12 @@ def test_chat_over_a_pipe_answers_each_line(process, chat_model):
     assert result.out.endswith("\n")
 
 
+def test_the_demo_model_is_called_what_it_is(process):
+    result = process("chat")
+    assert result.code == 0, result.err
+    assert "no assistant" in result.err
+
+
 def test_bytes_that_are_no_text_are_the_callers_mistake(process, chat_model):
     result = process("chat", chat_model, *REF, input=b"\xff\n")
     assert result.code == 2

@@ -5,7 +5,6 @@ Each layer of either backend is given the reference's input, so that differences
 
 import numpy as np
 import pytest
-from support.random_step35 import Shape, quantised
 
 from stepahead.backends.base import Backend
 from stepahead.backends.cpu.ops import CpuBackend
@@ -14,6 +13,7 @@ from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.gguf import GGUFFile, QuantType
 from stepahead.models.layers import Block
 from stepahead.models.step35 import Step35
+from support.random_step35 import Shape, quantised
 
 IDS = np.random.default_rng(2).integers(0, 256, 70).astype(np.int32)  # more than four windows
 TOLERANCE = 1e-4

@@ -72,6 +72,8 @@ def chat(
                 f"{llm.info.path}: has no chat template, so it completes text and does not converse: use stepahead run"
             )
         introduce(llm)
+        if model is None:
+            _say("the demo model completes Python and is no assistant: give a MODEL for answers")
         converse(ChatSession(llm, params, drafting, system), line_reader(), is_lenient=sys.stdin.isatty())
 
 
