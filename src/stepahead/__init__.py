@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepahead.completion import Completion, StreamChunk
-    from stepahead.engine.request import SamplingParams, Speculation, SpeculationStats
+    from stepahead.engine.params import SamplingParams, Speculation
+    from stepahead.engine.request import SpeculationStats
     from stepahead.errors import (
         BackendError,
         CapacityError,
@@ -31,8 +32,8 @@ _HOMES = {
     "LLM": "stepahead.llm",
     "Completion": "stepahead.completion",
     "StreamChunk": "stepahead.completion",
-    "SamplingParams": "stepahead.engine.request",
-    "Speculation": "stepahead.engine.request",
+    "SamplingParams": "stepahead.engine.params",
+    "Speculation": "stepahead.engine.params",
     "SpeculationStats": "stepahead.engine.request",
     "StepaheadError": "stepahead.errors",
     "BackendError": "stepahead.errors",

@@ -21,7 +21,8 @@ from stepahead.config import EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
-from stepahead.engine.request import Request, RequestOutput, SamplingParams, Speculation, seed_from_system
+from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.request import Request, RequestOutput, seed_from_system
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler, check_bias
 from stepahead.engine.scheduler import Scheduler

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from stepahead.engine import philox
+from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise, philox4x32, token_words
-from stepahead.engine.request import Request, SamplingParams, Sequence, SequenceKV, Speculation
+from stepahead.engine.request import Request, Sequence, SequenceKV
 from stepahead.engine.sampler import Sampler, SamplerState, check_bias
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import BackendError, RequestError

@@ -4,7 +4,8 @@ nothing but the tokens."""
 import numpy as np
 import pytest
 
-from stepahead.engine.request import NO_DRAFT, Speculation
+from stepahead.engine.params import Speculation
+from stepahead.engine.request import NO_DRAFT
 from stepahead.engine.runner import StepInterrupted
 from stepahead.engine.sampler import Sampler, SamplerState
 from stepahead.errors import CapacityError, RequestError

@@ -7,7 +7,8 @@ import pytest
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows
-from stepahead.engine.request import NO_DRAFT, Request, SamplingParams, Sequence, Speculation
+from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.request import NO_DRAFT, Request, Sequence
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.gguf import GGUFFile

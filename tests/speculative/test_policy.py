@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepahead.engine.request import Speculation
+from stepahead.engine.params import Speculation
 from stepahead.errors import RequestError
 from stepahead.models.model import DraftSpec
 from stepahead.speculative.policy import resolve_depth

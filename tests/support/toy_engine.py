@@ -11,7 +11,8 @@ import numpy as np
 from stepahead.backends.base import BLOCK_SIZE, Rope
 from stepahead.engine.engine import Engine
 from stepahead.engine.kv_cache import KVCache, size_groups
-from stepahead.engine.request import NO_DRAFT, Draft, Request, SamplingParams, Speculation
+from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.request import NO_DRAFT, Draft, Request
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler

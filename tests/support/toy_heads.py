@@ -16,7 +16,8 @@ from stepahead.backends.base import BLOCK_SIZE, AttentionRows
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows, attention_rows
 from stepahead.engine.kv_cache import KVCache
-from stepahead.engine.request import NO_DRAFT, Request, SamplingParams, Sequence, SequenceKV, Speculation
+from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.request import NO_DRAFT, Request, Sequence, SequenceKV
 from stepahead.engine.runner import StepInterrupted
 from stepahead.models.model import DraftSpec, ForwardOutput, KVSpec
 from stepahead.speculative.mtp import MtpProposer

@@ -2,84 +2,13 @@
 
 import enum
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from stepahead.engine.params import MAX_SEED, SamplingParams, Speculation
 from stepahead.engine.token_counts import TokenCounts
-from stepahead.engine.validate import check_sampling_params, check_speculation
 from stepahead.errors import RequestError
-from stepahead.models.model import Chain
-
-MAX_SEED = 2**64 - 1
-
-
-class Grammar(Protocol):
-    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing."""
-
-    def mask(self, logits: npt.NDArray[np.float32]) -> None:
-        """Set the (vocab_size,) logits of forbidden tokens to -inf, in place."""
-        ...
-
-    def advance(self, token_id: int) -> "Grammar": ...
-
-    @property
-    def is_finished(self) -> bool:
-        """True when the text is complete: the sequence ends here."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How tokens are chosen. The order is: penalties, logit_bias, grammar, temperature, top_k, top_p, min_p.
-
-    temperature 0 is greedy. seed None draws one from the system; the result reports it. max_tokens None goes to
-    the context limit. A penalty of 1 (repetition) or 0 (presence, frequency) does nothing; repetition looks at
-    prompt and output, presence and frequency at the output alone. logprobs k returns the k best log-probabilities
-    of each position, of the unprocessed logits. Raises RequestError for a value out of range.
-    """
-
-    max_tokens: int | None = None
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    seed: int | None = None
-    n: int = 1
-    stop: tuple[str, ...] | list[str] | str = ()
-    stop_token_ids: tuple[int, ...] | list[int] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    grammar: Grammar | None = None
-
-    def __post_init__(self) -> None:
-        check_sampling_params(self)
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """Whether and how far to draft. Never changes the text, only the speed.
-
-    mode: "auto" lets the engine decide, "mtp" insists on the MTP heads, "off" decodes plainly. depth is the most
-    draft tokens a step (None: the engine's choice); adaptive False fixes it there. chain: see models.model.Chain.
-    """
-
-    mode: Literal["auto", "off", "mtp", "copy"] = "auto"
-    depth: int | None = None
-    adaptive: bool = True
-    chain: Chain = "exact"
-
-    def __post_init__(self) -> None:
-        check_speculation(self)
 
 
 class TextStream(Protocol):

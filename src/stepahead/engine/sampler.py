@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead.backends.base import Floats
+from stepahead.engine.params import Grammar, SamplingParams
 from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise
-from stepahead.engine.request import Grammar, SamplingParams, Sequence
+from stepahead.engine.request import Sequence
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import BackendError, RequestError
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from stepahead.backends.base import Floats
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
-from stepahead.engine.request import NO_DRAFT, Request, SamplingParams, Sequence, Speculation
+from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.request import NO_DRAFT, Request, Sequence
 from stepahead.engine.runner import ModelRunner
 from stepahead.errors import CapacityError
 from stepahead.models.model import Chain

@@ -4,7 +4,7 @@ Until drafts are priced against the measured cost of verifying them, `auto` mean
 loses least where drafting does not pay.
 """
 
-from stepahead.engine.request import Speculation
+from stepahead.engine.params import Speculation
 from stepahead.errors import RequestError
 from stepahead.models.model import DraftSpec
 

@@ -1,19 +1,89 @@
-"""Refuses impossible sampling and speculation settings, by name, before anything runs."""
+"""What the user may set for a request: `SamplingParams` and `Speculation`. Impossible values are refused by name."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from stepahead.errors import RequestError
-
-if TYPE_CHECKING:
-    from stepahead.engine.request import SamplingParams, Speculation
+from stepahead.models.model import Chain
 
 MAX_LOGPROBS = 20
 MODES = ("auto", "off", "mtp", "copy")
 CHAINS = ("exact", "catchup")
+MAX_SEED = 2**64 - 1
 
 
-def check_sampling_params(params: "SamplingParams") -> None:
+class Grammar(Protocol):
+    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing."""
+
+    def mask(self, logits: npt.NDArray[np.float32]) -> None:
+        """Set the (vocab_size,) logits of forbidden tokens to -inf, in place."""
+        ...
+
+    def advance(self, token_id: int) -> "Grammar": ...
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the text is complete: the sequence ends here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. The order is: penalties, logit_bias, grammar, temperature, top_k, top_p, min_p.
+
+    temperature 0 is greedy. seed None draws one from the system; the result reports it. max_tokens None goes to
+    the context limit. A penalty of 1 (repetition) or 0 (presence, frequency) does nothing; repetition looks at
+    prompt and output, presence and frequency at the output alone. logprobs k returns the k best log-probabilities
+    of each position, of the unprocessed logits. Raises RequestError for a value out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] | list[str] | str = ()
+    stop_token_ids: tuple[int, ...] | list[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Grammar | None = None
+
+    def __post_init__(self) -> None:
+        _check_sampling_params(self)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Whether and how far to draft. Never changes the text, only the speed.
+
+    mode: "auto" lets the engine decide, "mtp" insists on the MTP heads, "off" decodes plainly. depth is the most
+    draft tokens a step (None: the engine's choice); adaptive False fixes it there. chain: see models.model.Chain.
+    """
+
+    mode: Literal["auto", "off", "mtp", "copy"] = "auto"
+    depth: int | None = None
+    adaptive: bool = True
+    chain: Chain = "exact"
+
+    def __post_init__(self) -> None:
+        _check_speculation(self)
+
+
+def _check_sampling_params(params: SamplingParams) -> None:
     """Raise RequestError, naming field, value and limit, for the first value out of range."""
     if params.max_tokens is not None:
         _integer("max_tokens", params.max_tokens, 1)
@@ -27,7 +97,7 @@ def check_sampling_params(params: "SamplingParams") -> None:
     _number("presence_penalty", params.presence_penalty, -100.0, 100.0)
     _number("frequency_penalty", params.frequency_penalty, -100.0, 100.0)
     if params.seed is not None:
-        _integer("seed", params.seed, 0, 2**64 - 1)
+        _integer("seed", params.seed, 0, MAX_SEED)
     if params.n != 1:
         raise RequestError(f"n={params.n!r} is not supported: give the prompt n times, each with a seed of its own")
     if params.logprobs is not None:
@@ -38,7 +108,7 @@ def check_sampling_params(params: "SamplingParams") -> None:
     _check_stops(params)
 
 
-def check_speculation(speculation: "Speculation") -> None:
+def _check_speculation(speculation: Speculation) -> None:
     """Raise RequestError for an unknown mode or chain, or a depth below 0. The model's own limit is checked later."""
     if speculation.mode not in MODES:
         raise RequestError(f"mode={speculation.mode!r} is unknown: give one of {', '.join(MODES)}")
@@ -76,7 +146,7 @@ def _check_bias(bias: Any) -> None:
             _number(f"logit_bias[{token_id}]", value, -1e6, 1e6)
 
 
-def _check_stops(params: "SamplingParams") -> None:
+def _check_stops(params: SamplingParams) -> None:
     if not isinstance(params.stop, str | list | tuple):
         raise RequestError(f"stop={params.stop!r} is not a string or a list of strings")
     for stop in params.stops:
