@@ -1,0 +1,65 @@
+"""Runs the tool and puts what it shows into the documentation: docs/images/run.svg and the table in README.md.
+
+    python tools/docs/figures.py [--rounds N]
+
+Uses the installed package and its demo model. Run it on a quiet machine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURE = ROOT / "docs" / "images" / "run.svg"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- figures: made by tools/docs/figures.py -->\n", "<!-- /figures -->\n"
+RUN = ("run", "--depth", "3", "--max-tokens", "160")
+
+
+def stepahead(*args: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "stepahead.cli", *args], stdout=subprocess.PIPE, check=True, text=True)
+    return done.stdout
+
+
+def table(found: dict[str, Any], command: str) -> str:
+    """The measured section, as Markdown."""
+    lines = [
+        f"`{command}` on {found['machine']}, {found['threads']} threads ({found['isa']}), with stepahead "
+        f"{found['version']} and the demo model ({found['model_bytes'] / 1e6:.1f} MB): {found['num_prompts']} prompts "
+        f"of code, {found['max_tokens']} tokens each, medians of {found['rounds']} interleaved rounds; logits hash "
+        f"`{found['logits_hash']}`.",
+        "",
+        "| draft tokens a step | tokens/s | to plain | tokens a step | accepted, by position | trunk ms | draft ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        accepted = " ".join(f"{100 * share:.0f} %" for share in row["acceptance"]) or "–"
+        name = {"plain": "none", "auto": "`auto`"}.get(row["name"], row["name"])
+        lines.append(
+            f"| {name} | {row['tokens_per_second']:.0f} | {row['ratio_to_plain']:.2f}x | {row['tokens_per_step']:.2f} "
+            f"| {accepted} | {row['milliseconds']['forward']:.2f} | {row['milliseconds']['propose']:.2f} |"
+        )
+    same = "every run gave the same tokens" if all(row["is_same_text"] for row in found["rows"]) else "TEXTS DIFFER"
+    lines += ["", f"Milliseconds are a step's; {same}. `stepahead bench model.gguf` tells what a real model gains.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    stepahead(*RUN, "--svg", str(PICTURE))
+    bench = ("bench", "--rounds", str(rounds))
+    found = json.loads(stepahead(*bench, "--json"))
+    text = README.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    README.write_text(head + BEGIN + table(found, " ".join(["stepahead", *bench])) + END + tail, encoding="utf-8")
+    print(f"wrote {PICTURE} and {README}")
+
+
+if __name__ == "__main__":
+    main()
