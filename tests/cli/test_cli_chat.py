@@ -84,12 +84,14 @@ def test_a_full_context_is_a_line_and_the_session_goes_on(session, capsys):
     assert len(session.messages) == 2
 
 
-def test_reasoning_goes_back_apart_from_the_answer():
-    assert chat_session._message("<think>\nhm\n</think>\n\nyes") == {
-        "role": "assistant",
-        "reasoning_content": "hm",
-        "content": "yes",
-    }
+def test_reasoning_goes_back_apart_from_the_answer(chat_model):
+    with LLM(chat_model, backend="reference") as llm:
+        session = chat_session.ChatSession(llm, SamplingParams(), Speculation(), None)
+        assert session._message(llm.tokenize("hm\n</think>\nyes")) == {
+            "role": "assistant",
+            "reasoning_content": "hm",
+            "content": "yes",
+        }
 
 
 def test_chat_over_a_pipe_answers_each_line(process, chat_model):

@@ -14,8 +14,6 @@ from stepahead.cli.token_printer import TokenPrinter
 if TYPE_CHECKING:
     from stepahead import LLM, Completion, SamplingParams, Speculation, StreamChunk
 
-END_OF_REASONING = "</think>"
-
 
 class ChatSession:
     """A conversation with one model."""
@@ -38,12 +36,13 @@ class ChatSession:
         Whatever is raised, the conversation is as it was.
         """
         self.messages.append({"role": "user", "content": text})
-        printer, said, completion = TokenPrinter(), "", None
+        printer, completion = TokenPrinter(), None
+        said: list[int] = []
         try:
             with contextlib.closing(self._stream()) as stream:
                 for chunk in stream:
                     printer.push(chunk)
-                    said += chunk.text_delta
+                    said += chunk.token_ids_delta
                     completion = chunk.completion
         except KeyboardInterrupt:
             completion = None
@@ -53,12 +52,20 @@ class ChatSession:
         finally:
             printer.finish()
         if said or completion is not None:
-            self.messages.append(_message(said))
+            self.messages.append(self._message(said))
         else:
             self.messages.pop()
         if completion is not None:
             self._completions.append(completion)
         return completion
+
+    def _message(self, token_ids: list[int]) -> dict[str, str]:
+        """An answer as templates want it back: reasoning apart from content."""
+        from stepahead.tokenizer import split_reasoning
+
+        reasoning, content = split_reasoning(self._llm.tokenizer, token_ids)
+        message = {"role": "assistant", "content": content}
+        return message if reasoning is None else {**message, "reasoning_content": reasoning}
 
     def _stream(self) -> Generator["StreamChunk", None, None]:
         """Chunks of the answer; closing it ends the request."""
@@ -89,12 +96,3 @@ class ChatSession:
                 "prompt tokens from the cache",
             )
         )
-
-
-def _message(text: str) -> dict[str, str]:
-    """An answer as templates want it back: reasoning apart from content."""
-    if END_OF_REASONING not in text:
-        return {"role": "assistant", "content": text}
-    reasoning, content = text.split(END_OF_REASONING, 1)
-    reasoning = reasoning.removeprefix("<think>").strip("\n")
-    return {"role": "assistant", "reasoning_content": reasoning, "content": content.lstrip("\n")}
