@@ -82,8 +82,8 @@ class LLM:
         self._file = GGUFFile.open(model)
         self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
         self.tokenizer = _load_tokenizer(self._file)
-        self._backend = _make_backend(asked)
-        loaded = load_model(self._file, self._backend, None if mtp == "off" else self._heads or self._file)
+        self.backend = _make_backend(asked)
+        loaded = load_model(self._file, self.backend, None if mtp == "off" else self._heads or self._file)
         if self.tokenizer.vocab_size > loaded.vocab_size:
             raise ConfigError(
                 f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"
@@ -93,7 +93,7 @@ class LLM:
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._runner = ModelRunner.create(
             loaded,
-            self._backend,
+            self.backend,
             self.config.kv_type,
             self.config.context_length,
             self.config.max_num_seqs,

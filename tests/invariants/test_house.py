@@ -38,8 +38,8 @@ RANKS = {
 DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
 PLUMBING = {
-    "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table", "gather_rows",
-    "scatter_rows",
+    "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",
+    "gather_rows", "scatter_rows",
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

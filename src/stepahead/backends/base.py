@@ -103,6 +103,10 @@ class Backend(Protocol):
 
     name: str
 
+    def describe(self) -> dict[str, Any]:
+        """What it computes with: name, and where there are such, isa and threads."""
+        ...
+
     # --- memory ---
     def load_matrix(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> QuantMatrix:
         """Weights over `data`, the bytes of the file (kept mapped, not copied): (out, in) or (experts, out, in)."""

@@ -5,7 +5,6 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,8 +153,7 @@ def _facts(
 
 def _isa(llm: "LLM") -> str:
     """The instruction set that runs, which a figure is nothing without."""
-    describe: Callable[[], dict[str, Any]] = getattr(getattr(llm.model, "backend", None), "describe", dict)
-    return str(describe().get("isa", "numpy"))
+    return str(llm.backend.describe().get("isa", llm.backend.name))
 
 
 def _cpu_name() -> str:

@@ -7,6 +7,7 @@ the CPU backend's integer kernels see; without, it sees them as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,9 @@ class ReferenceBackend:
 
     def __init__(self, int8_activations: bool = False) -> None:
         self.int8_activations = int8_activations
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "int8_activations": self.int8_activations}
 
     # --- memory ---
     def load_matrix(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> ReferenceMatrix:
