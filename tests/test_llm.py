@@ -138,6 +138,8 @@ def test_logprobs_come_with_every_token(llm: LLM) -> None:
         (lambda llm: llm.generate("a", SamplingParams(logprobs=21)), RequestError, "logprobs=21"),
         (lambda llm: llm.generate("a", SamplingParams(logit_bias={300: 1.0})), RequestError, "300"),
         (lambda llm: llm.generate("a", SamplingParams(stop_token_ids=[400])), RequestError, "stop_token_ids 400"),
+        (lambda llm: llm.generate("a", SamplingParams(stop_token_ids=5)), RequestError, "stop_token_ids=5"),
+        (lambda llm: llm.generate("a", SamplingParams(grammar="json")), RequestError, "grammar='json'"),
         (lambda llm: llm.generate("a", SamplingParams(seed=-1)), RequestError, "seed=-1"),
         (lambda llm: llm.generate("a", None, Speculation(mode="fast")), RequestError, "mode='fast'"),
         (lambda llm: llm.generate("a", None, Speculation(mode="copy")), RequestError, "copy"),
@@ -176,6 +178,11 @@ def test_unknown_settings_are_type_errors() -> None:
 def test_settings_of_the_model_are_checked(path: Path, kwargs: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LLM(path, **kwargs)
+
+
+def test_a_model_is_a_path() -> None:
+    with pytest.raises(ConfigError, match="model=None"):
+        LLM(None)
 
 
 def test_several_prompts_share_passes(path: Path) -> None:

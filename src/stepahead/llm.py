@@ -79,6 +79,8 @@ class LLM:
             chunk_tokens=chunk_tokens,
             mtp=str(mtp),
         )
+        if not isinstance(model, str | Path):
+            raise ConfigError(f"model={model!r} is not the path of a GGUF file")
         self._file = GGUFFile.open(model)
         self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
         self.tokenizer = _load_tokenizer(self._file)

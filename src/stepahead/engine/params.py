@@ -104,6 +104,8 @@ def _check_sampling_params(params: SamplingParams) -> None:
         _integer("logprobs", params.logprobs, 0, MAX_LOGPROBS)
     if not isinstance(params.ignore_eos, bool):
         raise RequestError(f"ignore_eos={params.ignore_eos!r} is not a bool")
+    if params.grammar is not None and not callable(getattr(params.grammar, "advance", None)):
+        raise RequestError(f"grammar={params.grammar!r} is no Grammar: it needs mask, advance and is_finished")
     _check_bias(params.logit_bias)
     _check_stops(params)
 
@@ -152,5 +154,7 @@ def _check_stops(params: SamplingParams) -> None:
     for stop in params.stops:
         if not isinstance(stop, str) or not stop:
             raise RequestError(f"stop={stop!r} is not a non-empty string")
+    if not isinstance(params.stop_token_ids, list | tuple | set | frozenset):
+        raise RequestError(f"stop_token_ids={params.stop_token_ids!r} is not a list of token ids")
     for token_id in params.stop_token_ids:
         _integer("stop_token_ids", token_id, 0)
