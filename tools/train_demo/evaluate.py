@@ -28,6 +28,7 @@ from .generate import choose, continue_text
 from .model import Step
 
 ROWS, PROMPT, COUNT = 64, 96, 160  # continuations judged for acceptance
+SHORT_ROWS, SHORT_COUNT = 320, 32  # greedy ones that end before they begin to loop
 SAMPLES, SAMPLE_PROMPT, SAMPLE_COUNT = 200, 96, 80  # continuations judged as Python
 FORCED_LENGTH, FORCED_WINDOWS = 512, 20  # teacher-forced agreement
 
@@ -58,12 +59,14 @@ def head_choices(model: Step, tokens: Tensor, temperature: float, seed: int) -> 
 
 
 @torch.no_grad()
-def acceptance(model: Step, stream: np.ndarray, temperature: float, seed: int = 1) -> dict[str, object]:
+def acceptance(
+    model: Step, stream: np.ndarray, temperature: float, rows: int = ROWS, count: int = COUNT, seed: int = 1
+) -> dict[str, object]:
     """Rounds over continuations that the trunk itself wrote after held-out prompts."""
-    heads, length = model.shape.mtp_layers, PROMPT + COUNT
-    starts = np.linspace(0, len(stream) - PROMPT - 1, ROWS).astype(int)
+    heads, length = model.shape.mtp_layers, PROMPT + count
+    starts = np.linspace(0, len(stream) - PROMPT - 1, rows).astype(int)
     prompts = torch.from_numpy(np.stack([stream[s : s + PROMPT].astype(np.int64) for s in starts]))
-    tokens = continue_text(model, prompts, COUNT, temperature, seed)
+    tokens = continue_text(model, prompts, count, temperature, seed)
     right = head_choices(model, tokens, temperature, seed) == tokens
     rounds = torch.stack([right[k, :, PROMPT + k : length - heads + 1 + k] for k in range(heads)])  # [K, rows, rounds]
     reached = torch.cat((torch.ones_like(rounds[:1]), rounds.cumprod(0).bool()))
@@ -187,6 +190,7 @@ def main() -> None:
     result: dict[str, object] = {"model": args.model.name, "bytes": args.model.stat().st_size}
     result["held_out"] = held_out_loss(model, stream, tok)
     result["greedy"] = acceptance(model, stream, 0.0)
+    result["greedy_short"] = acceptance(model, stream, 0.0, SHORT_ROWS, SHORT_COUNT)
     result["sampled_0.8"] = acceptance(model, stream, 0.8)
     result["python"] = python_share(model, tok)
     if args.text:
