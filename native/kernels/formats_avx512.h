@@ -11,14 +11,14 @@ namespace stepahead::STEPAHEAD_ISA {
 
 // dot[r] += w . x, for the four activations at k
 template <size_t R>
-static inline void add_products(__m512i* dot, __m512i w, const ActivationRow* rows, size_t k) noexcept {
+static STEPAHEAD_INLINE void add_products(__m512i* dot, __m512i w, const ActivationRow* rows, size_t k) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast_4(rows[r].q + k));
 }
 
 // dot[r] = the sum of x in the pair of blocks of 16 at `pair`, weighted by the two int16 of `weights`
 template <size_t R>
-static inline void start_products(__m512i* dot, int weights, const ActivationRow* rows, size_t pair) noexcept {
+static STEPAHEAD_INLINE void start_products(__m512i* dot, int weights, const ActivationRow* rows, size_t pair) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) {
     dot[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(weights), broadcast_4(rows[r].sums + pair));
@@ -27,26 +27,26 @@ static inline void start_products(__m512i* dot, int weights, const ActivationRow
 
 // sum[r] += scale * dot[r]
 template <size_t R>
-static inline void add_scaled_products(__m512i* sum, __m512i scale, const __m512i* dot) noexcept {
+static STEPAHEAD_INLINE void add_scaled_products(__m512i* sum, __m512i scale, const __m512i* dot) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) sum[r] = _mm512_add_epi32(sum[r], _mm512_mullo_epi32(scale, dot[r]));
 }
 
 template <size_t R>
-static inline void set_zero(__m512i* sums) noexcept {
+static STEPAHEAD_INLINE void set_zero(__m512i* sums) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) sums[r] = _mm512_setzero_si512();
 }
 
 template <size_t R>
-static inline void scale_to_float(__m512 d, const __m512i* sum, __m512* v) noexcept {
+static STEPAHEAD_INLINE void scale_to_float(__m512 d, const __m512i* sum, __m512* v) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) v[r] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(sum[r]));
 }
 
 // The halves at byte `offset` of sixteen blocks.
 template <class Block>
-static inline __m512 load_16_halves(const BlockColumn<Block>& w, size_t offset) noexcept {
+static STEPAHEAD_INLINE __m512 load_16_halves(const BlockColumn<Block>& w, size_t offset) noexcept {
   return _mm512_insertf32x8(_mm512_castps256_ps512(load_halves(w.rows, w.b, offset)),
                             load_halves(w.rows + 8, w.b, offset), 1);
 }
@@ -57,9 +57,10 @@ struct Lanes;
 template <>
 struct Lanes<Q8_0> {
   template <size_t R>
-  static void values(const BlockColumn<BlockQ8_0>& w, const ActivationRow* rows, __m512* v) noexcept {
+  static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ8_0>& w, const ActivationRow* rows, __m512* v) noexcept {
     // q + 128 is unsigned: 128 sum(x) too much
     __m512i dot[R], q[8];
+    w.prefetch_ahead();
     start_products<R>(dot, static_cast<int>(0xFF80FF80), rows, 2 * w.b);
     transpose_32_bytes(w, offsetof(BlockQ8_0, q), q);
 #pragma GCC unroll 8
@@ -73,8 +74,9 @@ struct Lanes<Q8_0> {
 template <>
 struct Lanes<Q4_0> {
   template <size_t R>
-  static void values(const BlockColumn<BlockQ4_0>& w, const ActivationRow* rows, __m512* v) noexcept {
+  static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ4_0>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i dot[R], q[4];
+    w.prefetch_ahead();
     start_products<R>(dot, static_cast<int>(0xFFF8FFF8), rows, 2 * w.b);
     transpose_16_bytes(w, offsetof(BlockQ4_0, q), q);
     const __m512i low = _mm512_set1_epi8(15);
@@ -90,7 +92,7 @@ struct Lanes<Q4_0> {
 template <class Block>
 struct Lanes<ScalesAndMinsFormat<Block>> {
   template <size_t R>
-  static void values(const BlockColumn<Block>& w, const ActivationRow* rows, __m512* v) noexcept {
+  static STEPAHEAD_INLINE void values(const BlockColumn<Block>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i head[4];  // d and dmin, then the packed scales
     transpose_16_bytes(w, 0, head);
     __m512i scale[8], minimum[8];
@@ -112,7 +114,7 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
 
  private:
   // Scales as int32; a min twice as int16, against the two sums of 16 in a sub-block.
-  static void unpack_scales(const __m512i* packed, __m512i* scale, __m512i* minimum) noexcept {
+  static STEPAHEAD_INLINE void unpack_scales(const __m512i* packed, __m512i* scale, __m512i* minimum) noexcept {
     const __m512i six = _mm512_set1_epi8(0x3F), low = _mm512_set1_epi8(15), top = _mm512_set1_epi8(0x30);
     const auto upper = [&](__m512i tail, __m512i bits) {
       return _mm512_or_si512(_mm512_and_si512(tail, low), _mm512_and_si512(_mm512_srli_epi32(bits, 2), top));
@@ -127,7 +129,7 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
   }
 
   template <size_t R>
-  static void sum_products(const BlockColumn<Block>& w, const ActivationRow* rows, const __m512i* scale,
+  static STEPAHEAD_INLINE void sum_products(const BlockColumn<Block>& w, const ActivationRow* rows, const __m512i* scale,
                            __m512i* sum) noexcept {
     constexpr bool five = sizeof(Block) == sizeof(BlockQ5_K);
     const __m512i low = _mm512_set1_epi8(15), fifth = _mm512_set1_epi8(16);
@@ -136,6 +138,7 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
     set_zero<R>(sum);
     for (size_t g = 0; g < 4; ++g) {
       __m512i q[8], even[R], odd[R];
+      w.template prefetch_next<4>(g);
       transpose_32_bytes(w, offsetof(Block, q) + 32 * g, q);
       set_zero<R>(even);
       set_zero<R>(odd);
@@ -159,7 +162,7 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
 template <>
 struct Lanes<Q6_K> {
   template <size_t R>
-  static void values(const BlockColumn<BlockQ6_K>& w, const ActivationRow* rows, __m512* v) noexcept {
+  static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ6_K>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i packed[4], scale[16], sum[R];
     transpose_16_bytes(w, offsetof(BlockQ6_K, scales), packed);
 #pragma GCC unroll 16
@@ -172,6 +175,7 @@ struct Lanes<Q6_K> {
       transpose_32_bytes(w, offsetof(BlockQ6_K, high) + 32 * half, high);
       for (size_t s = 0; s < 2; ++s) {  // the bit pairs s and s + 2 of `high`
         __m512i low[8];
+        w.template prefetch_next<4>(2 * half + s);
         transpose_32_bytes(w, offsetof(BlockQ6_K, low) + 64 * half + 32 * s, low);
         for (size_t u = 0; u < 2; ++u) {
           add_sub_blocks<R>(low + 4 * u, high + 4 * u, rows, 16 * w.b + 8 * half + 2 * s, u, scale + 8 * half + 2 * s + u,
@@ -185,7 +189,7 @@ struct Lanes<Q6_K> {
  private:
   // The sub-blocks j + u and j + u + 4 (of sixteen elements, counted along the row) in the two nibbles of `low`.
   template <size_t R>
-  static void add_sub_blocks(const __m512i* low, __m512i* high, const ActivationRow* rows, size_t j, size_t u,
+  static STEPAHEAD_INLINE void add_sub_blocks(const __m512i* low, __m512i* high, const ActivationRow* rows, size_t j, size_t u,
                              const __m512i* scale, __m512i* sum) noexcept {
     const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(0x30);
     // q is 32 too much

@@ -9,18 +9,14 @@ namespace stepahead::STEPAHEAD_ISA {
 
 template <class Format, size_t R>
 static void tile_of_lanes(const typename Format::Block* const* w, size_t num_blocks, const ActivationRow* rows,
-                          float* const* y, __mmask16 outputs, const char* next) noexcept {
+                          float* const* y, __mmask16 outputs, bool more) noexcept {
   using Block = typename Format::Block;
-  constexpr size_t tile_bytes = kLanes * sizeof(Block);
   __m512 acc[R];
   for (size_t r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
   for (size_t b = 0; b < num_blocks; ++b) {
-    // As in tile_int8: the next tile is one stretch of memory, asked for in the order it lies.
-    if (next != nullptr) {
-      for (size_t i = 0; i < tile_bytes; i += 64) _mm_prefetch(next + b * tile_bytes + i, _MM_HINT_T0);
-    }
+    const BlockColumn<Block> column{w, b, num_blocks, more};
     __m512 v[R];
-    Lanes<Format>::template values<R>(BlockColumn<Block>{w, b}, rows, v);
+    Lanes<Format>::template values<R>(column, rows, v);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(rows[r].d[b]), v[r], acc[r]);
   }
@@ -42,13 +38,12 @@ static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, s
     for (size_t i = 0; i < kLanes; ++i) {  // past the end the last row again: its lanes are not stored
       w[i] = reinterpret_cast<const typename Format::Block*>(matrix + (o + (i < n ? i : n - 1)) * row_bytes);
     }
-    const char* next = nullptr;
-    if (end - o > kLanes) next = reinterpret_cast<const char*>(matrix + (o + kLanes) * row_bytes);
-    for (size_t r = 0; r < num_rows; r += most, next = nullptr) {
+    for (size_t r = 0; r < num_rows; r += most) {
       const size_t count = num_rows - r < most ? num_rows - r : most;
       float* out[most];
       for (size_t i = 0; i < count; ++i) out[i] = y[r + i] + o;
-      tiles[count - 1](w, num_blocks, rows + r, out, static_cast<__mmask16>((1u << n) - 1), next);
+      const bool more = r == 0 && end - o > kLanes;  // the first pass asks for the next tile, for all
+      tiles[count - 1](w, num_blocks, rows + r, out, static_cast<__mmask16>((1u << n) - 1), more);
     }
   }
 }

@@ -9,6 +9,9 @@
 #include <immintrin.h>
 #endif
 
+// For what a kernel must not call: vectors would pass through memory, and GCC drops calls that only prefetch.
+#define STEPAHEAD_INLINE inline __attribute__((always_inline))
+
 namespace stepahead::STEPAHEAD_ISA {
 
 static inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
