@@ -18,7 +18,8 @@ static STEPAHEAD_INLINE void add_products(__m512i* dot, __m512i w, const Activat
 
 // dot[r] = the sum of x in the pair of blocks of 16 at `pair`, weighted by the two int16 of `weights`
 template <size_t R>
-static STEPAHEAD_INLINE void start_products(__m512i* dot, int weights, const ActivationRow* rows, size_t pair) noexcept {
+static STEPAHEAD_INLINE void start_products(__m512i* dot, int weights, const ActivationRow* rows,
+                                            size_t pair) noexcept {
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) {
     dot[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(weights), broadcast_4(rows[r].sums + pair));
@@ -52,10 +53,10 @@ static STEPAHEAD_INLINE __m512 load_16_halves(const BlockColumn<Block>& w, size_
 }
 
 template <class Format>
-struct Lanes;
+struct InLanes;
 
 template <>
-struct Lanes<Q8_0> {
+struct InLanes<Q8_0> {
   template <size_t R>
   static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ8_0>& w, const ActivationRow* rows, __m512* v) noexcept {
     // q + 128 is unsigned: 128 sum(x) too much
@@ -72,7 +73,7 @@ struct Lanes<Q8_0> {
 };
 
 template <>
-struct Lanes<Q4_0> {
+struct InLanes<Q4_0> {
   template <size_t R>
   static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ4_0>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i dot[R], q[4];
@@ -90,7 +91,7 @@ struct Lanes<Q4_0> {
 };
 
 template <class Block>
-struct Lanes<ScalesAndMinsFormat<Block>> {
+struct InLanes<ScalesAndMinsFormat<Block>> {
   template <size_t R>
   static STEPAHEAD_INLINE void values(const BlockColumn<Block>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i head[4];  // d and dmin, then the packed scales
@@ -129,8 +130,8 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
   }
 
   template <size_t R>
-  static STEPAHEAD_INLINE void sum_products(const BlockColumn<Block>& w, const ActivationRow* rows, const __m512i* scale,
-                           __m512i* sum) noexcept {
+  static STEPAHEAD_INLINE void sum_products(const BlockColumn<Block>& w, const ActivationRow* rows,
+                                            const __m512i* scale, __m512i* sum) noexcept {
     constexpr bool five = sizeof(Block) == sizeof(BlockQ5_K);
     const __m512i low = _mm512_set1_epi8(15), fifth = _mm512_set1_epi8(16);
     __m512i high[8];  // bit 0 and 1: of the sub-blocks 2g and 2g + 1
@@ -160,7 +161,7 @@ struct Lanes<ScalesAndMinsFormat<Block>> {
 };
 
 template <>
-struct Lanes<Q6_K> {
+struct InLanes<Q6_K> {
   template <size_t R>
   static STEPAHEAD_INLINE void values(const BlockColumn<BlockQ6_K>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i packed[4], scale[16], sum[R];
@@ -178,8 +179,8 @@ struct Lanes<Q6_K> {
         w.template prefetch_next<4>(2 * half + s);
         transpose_32_bytes(w, offsetof(BlockQ6_K, low) + 64 * half + 32 * s, low);
         for (size_t u = 0; u < 2; ++u) {
-          add_sub_blocks<R>(low + 4 * u, high + 4 * u, rows, 16 * w.b + 8 * half + 2 * s, u, scale + 8 * half + 2 * s + u,
-                            sum);
+          const size_t j = 8 * half + 2 * s;
+          add_sub_blocks<R>(low + 4 * u, high + 4 * u, rows, 16 * w.b + j, u, scale + j + u, sum);
         }
       }
     }
@@ -189,8 +190,8 @@ struct Lanes<Q6_K> {
  private:
   // The sub-blocks j + u and j + u + 4 (of sixteen elements, counted along the row) in the two nibbles of `low`.
   template <size_t R>
-  static STEPAHEAD_INLINE void add_sub_blocks(const __m512i* low, __m512i* high, const ActivationRow* rows, size_t j, size_t u,
-                             const __m512i* scale, __m512i* sum) noexcept {
+  static STEPAHEAD_INLINE void add_sub_blocks(const __m512i* low, __m512i* high, const ActivationRow* rows, size_t j,
+                                              size_t u, const __m512i* scale, __m512i* sum) noexcept {
     const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(0x30);
     // q is 32 too much
     const int offset = static_cast<int>(u == 0 ? 0x0000FFE0 : 0xFFE00000);

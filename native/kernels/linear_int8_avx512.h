@@ -16,7 +16,7 @@ static void tile_of_lanes(const typename Format::Block* const* w, size_t num_blo
   for (size_t b = 0; b < num_blocks; ++b) {
     const BlockColumn<Block> column{w, b, num_blocks, more};
     __m512 v[R];
-    Lanes<Format>::template values<R>(column, rows, v);
+    InLanes<Format>::template values<R>(column, rows, v);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(rows[r].d[b]), v[r], acc[r]);
   }

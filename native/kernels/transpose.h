@@ -27,7 +27,7 @@ struct BlockColumn {
   STEPAHEAD_INLINE void prefetch_next(size_t part) const noexcept {
     if (!more) return;
     constexpr size_t bytes = kLanes * sizeof(Block);
-    const auto* next = reinterpret_cast<const char*>(rows[0] + kLanes * num_blocks) + b * bytes + part * (bytes / parts);
+    const auto* next = reinterpret_cast<const char*>(rows[0] + kLanes * num_blocks) + b * bytes + part * bytes / parts;
     for (size_t i = 0; i < bytes / parts; i += 64) _mm_prefetch(next + i, _MM_HINT_T0);
   }
 
@@ -91,7 +91,9 @@ static STEPAHEAD_INLINE __m512i broadcast_4(const void* p) noexcept {
 }
 
 // The low halves of the dwords as float
-static STEPAHEAD_INLINE __m512 low_halves(__m512i words) noexcept { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
+static STEPAHEAD_INLINE __m512 low_halves(__m512i words) noexcept {
+  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+}
 
 // Byte j of each dword: to the dword, and (where `twice`) to its upper half too
 static STEPAHEAD_INLINE __m512i byte_of_dwords(__m512i words, int j, bool twice) noexcept {
