@@ -6,12 +6,15 @@ namespace stepahead {
 
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
-#if defined(STEPAHEAD_HAVE_AVX2)
+#if defined(STEPAHEAD_HAVE_X86)
   // __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    tables.push_back(&avx2_table);
-  }
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+  if (avx2 && avx512) tables.push_back(&avx512_table);
+  if (avx2) tables.push_back(&avx2_table);
 #endif
   tables.push_back(&scalar_table);
   return tables;

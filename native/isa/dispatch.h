@@ -10,6 +10,7 @@ namespace stepahead {
 
 extern const KernelTable scalar_table;
 extern const KernelTable avx2_table;
+extern const KernelTable avx512_table;
 
 // Best first; the last is always "scalar".
 std::vector<const KernelTable*> available_tables();

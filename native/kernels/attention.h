@@ -157,6 +157,35 @@ static void add_values(const float* p, const float* values, size_t count, size_t
 
 #endif
 
+#if defined(STEPAHEAD_VECTOR_AVX512)
+}  // namespace stepahead::STEPAHEAD_ISA
+#include "kernels/attention_avx512.h"
+namespace stepahead::STEPAHEAD_ISA {
+#endif
+
+// Scores of `count` keys for every head, s (group, kBlockSize)
+static void score_heads(const AttentionTask& t, const float* keys, size_t count, float* s) noexcept {
+  size_t h = 0;
+#if defined(STEPAHEAD_VECTOR_AVX512)
+  // Whole lanes and tiles: `keys` has room for a tile, and what lies past `count` is not stored.
+  for (; t.head_dim % 8 == 0 && h + kHeads <= t.group; h += kHeads) {
+    score_4_heads(t.q + h * t.head_dim, keys, count, t.head_dim, t.scale, s + h * kBlockSize);
+  }
+#endif
+  for (; h < t.group; ++h) score_tile(t.q + h * t.head_dim, keys, count, t.head_dim, t.scale, s + h * kBlockSize);
+}
+
+// y of every head += its weights p (group, kBlockSize) times `count` values
+static void add_values_to_heads(const AttentionTask& t, const float* p, const float* values, size_t count) noexcept {
+  size_t h = 0;
+#if defined(STEPAHEAD_VECTOR_AVX512)
+  for (; h + kHeads <= t.group; h += kHeads) {
+    add_values_to_4_heads(p + h * kBlockSize, values, count, t.head_dim, t.y + h * t.head_dim);
+  }
+#endif
+  for (; h < t.group; ++h) add_values(p + h * kBlockSize, values, count, t.head_dim, t.y + h * t.head_dim);
+}
+
 template <class Type>
 static void attention(const AttentionTask& t) noexcept {
   auto* states = reinterpret_cast<SoftmaxState*>(t.scratch);
@@ -171,9 +200,7 @@ static void attention(const AttentionTask& t) noexcept {
     for (size_t j = begin; j < end; j += kTileKeys) {
       const size_t stop = j + kTileKeys < end ? j + kTileKeys : end;
       load_tile<Type>(t.keys + offset, j, stop, t.head_dim, tile);
-      for (size_t h = 0; h < t.group; ++h) {
-        score_tile(t.q + h * t.head_dim, tile, stop - j, t.head_dim, t.scale, s + h * kBlockSize + j);
-      }
+      score_heads(t, tile, stop - j, s + j);
     }
     for (size_t h = 0; h < t.group; ++h) {
       const float correction = softmax_chunk(s + h * kBlockSize, begin, end, states[h]);
@@ -182,9 +209,7 @@ static void attention(const AttentionTask& t) noexcept {
     for (size_t j = begin; j < end; j += kTileKeys) {
       const size_t stop = j + kTileKeys < end ? j + kTileKeys : end;
       load_tile<Type>(t.values + offset, j, stop, t.head_dim, tile);
-      for (size_t h = 0; h < t.group; ++h) {
-        add_values(s + h * kBlockSize + j, tile, stop - j, t.head_dim, t.y + h * t.head_dim);
-      }
+      add_values_to_heads(t, s + j, tile, stop - j);
     }
   }
   for (size_t h = 0; h < t.group; ++h) {

@@ -28,42 +28,103 @@ static void linear_float(const uint8_t* matrix, size_t row_bytes, size_t begin, 
 
 #else
 
-// O output rows times R activation rows share their loads; each has lanes of its own.
-template <class Type, size_t O, size_t R>
+// The eight lanes of one output.
+struct LanesOf1 {
+  static constexpr size_t outputs = 1;
+  __m256 lanes;
+  static LanesOf1 zero() noexcept { return {_mm256_setzero_ps()}; }
+  template <class Type>
+  static LanesOf1 weights(const uint8_t* w, size_t) noexcept {
+    return {Type::load_8(w)};
+  }
+  static LanesOf1 activations(const float* x) noexcept { return {_mm256_loadu_ps(x)}; }
+  void add_product(LanesOf1 w, LanesOf1 x) noexcept { lanes = _mm256_fmadd_ps(w.lanes, x.lanes, lanes); }
+  void store(float* out) const noexcept { _mm256_storeu_ps(out, lanes); }
+};
+
+#if defined(STEPAHEAD_VECTOR_AVX512)
+
+// Of two neighbouring outputs.
+struct LanesOf2 {
+  static constexpr size_t outputs = 2;
+  __m512 lanes;
+  static LanesOf2 zero() noexcept { return {_mm512_setzero_ps()}; }
+  template <class Type>
+  static LanesOf2 weights(const uint8_t* w, size_t row_bytes) noexcept {
+    return {Type::load_8_and_8(w, w + row_bytes)};
+  }
+  static LanesOf2 activations(const float* x) noexcept { return {_mm512_broadcast_f32x8(_mm256_loadu_ps(x))}; }
+  void add_product(LanesOf2 w, LanesOf2 x) noexcept { lanes = _mm512_fmadd_ps(w.lanes, x.lanes, lanes); }
+  void store(float* out) const noexcept { _mm512_storeu_ps(out, lanes); }
+};
+
+using WidestLanes = LanesOf2;
+static constexpr size_t kMostRows = 6;
+// Vectors of weights beside r activation rows: what the registers hold.
+static constexpr size_t vectors_beside(size_t) noexcept { return 4; }
+
+#else
+
+using WidestLanes = LanesOf1;
+static constexpr size_t kMostRows = 4;
+static constexpr size_t vectors_beside(size_t r) noexcept { return r >= 3 ? 2 : r == 2 ? 4 : 8; }
+
+#endif
+
+// V vectors of outputs times R activation rows share their loads; each has lanes of its own.
+template <class Type, class Lanes, size_t V, size_t R>
 static inline void tile_float(const uint8_t* w, size_t row_bytes, size_t num_in, const ActivationRow* rows,
                               float* const* y, size_t at) noexcept {
-  __m256 acc[O][R];
-  for (size_t o = 0; o < O; ++o) {
-    for (size_t r = 0; r < R; ++r) acc[o][r] = _mm256_setzero_ps();
+  Lanes acc[V][R];
+  for (size_t v = 0; v < V; ++v) {
+    for (size_t r = 0; r < R; ++r) acc[v][r] = Lanes::zero();
   }
   const size_t whole = num_in & ~size_t{7};
   for (size_t k = 0; k < whole; k += 8) {
-    __m256 weights[O];
+    Lanes weights[V];
 #pragma GCC unroll 8
-    for (size_t o = 0; o < O; ++o) weights[o] = Type::load_8(w + o * row_bytes + k * Type::bytes);
+    for (size_t v = 0; v < V; ++v) {
+      weights[v] = Lanes::template weights<Type>(w + v * Lanes::outputs * row_bytes + k * Type::bytes, row_bytes);
+    }
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
-      const __m256 x = _mm256_loadu_ps(rows[r].x + k);
+      const Lanes x = Lanes::activations(rows[r].x + k);
 #pragma GCC unroll 8
-      for (size_t o = 0; o < O; ++o) acc[o][r] = _mm256_fmadd_ps(weights[o], x, acc[o][r]);
+      for (size_t v = 0; v < V; ++v) acc[v][r].add_product(weights[v], x);
     }
   }
-  for (size_t o = 0; o < O; ++o) {
+  for (size_t v = 0; v < V; ++v) {
     for (size_t r = 0; r < R; ++r) {
-      float lanes[8];
-      _mm256_storeu_ps(lanes, acc[o][r]);
-      dot_into_lanes<Type>(w + o * row_bytes, rows[r].x, whole, num_in, lanes);
-      y[r][at + o] = sum_lanes(lanes);
+      float lanes[8 * Lanes::outputs];
+      acc[v][r].store(lanes);
+      for (size_t i = 0; i < Lanes::outputs; ++i) {
+        const size_t o = v * Lanes::outputs + i;
+        dot_into_lanes<Type>(w + o * row_bytes, rows[r].x, whole, num_in, lanes + 8 * i);
+        y[r][at + o] = sum_lanes(lanes + 8 * i);
+      }
     }
   }
 }
 
-template <class Type, size_t O, size_t R>
-static inline void rows_float(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
-                              const ActivationRow* rows, float* const* y) noexcept {
+template <class Type, size_t R>
+static void rows_float(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
+                       const ActivationRow* rows, float* const* y) noexcept {
+  constexpr size_t vectors = vectors_beside(R), outputs = vectors * WidestLanes::outputs;
   size_t o = begin;
-  for (; o + O <= end; o += O) tile_float<Type, O, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
-  for (; o < end; ++o) tile_float<Type, 1, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
+  for (; o + outputs <= end; o += outputs) {
+    tile_float<Type, WidestLanes, vectors, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
+  }
+  for (; o < end; ++o) tile_float<Type, LanesOf1, 1, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
+}
+
+// R rows, or the next smaller number until it is `count`
+template <class Type, size_t R>
+static void up_to_rows_float(size_t count, const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end,
+                             size_t num_in, const ActivationRow* rows, float* const* y) noexcept {
+  if constexpr (R > 1) {
+    if (count < R) return up_to_rows_float<Type, R - 1>(count, matrix, row_bytes, begin, end, num_in, rows, y);
+  }
+  rows_float<Type, R>(matrix, row_bytes, begin, end, num_in, rows, y);
 }
 
 template <class Type>
@@ -72,11 +133,9 @@ static void linear_float(const uint8_t* matrix, size_t row_bytes, size_t begin, 
   // A tile of output rows serves all activation rows while it is in the cache.
   for (size_t o = begin; o < end; o += kTileRows) {
     const size_t stop = end - o < kTileRows ? end : o + kTileRows;
-    size_t r = 0;
-    for (; r + 4 <= num_rows; r += 4) rows_float<Type, 2, 4>(matrix, row_bytes, o, stop, num_in, rows + r, y + r);
-    if (num_rows - r == 3) rows_float<Type, 2, 3>(matrix, row_bytes, o, stop, num_in, rows + r, y + r);
-    if (num_rows - r == 2) rows_float<Type, 4, 2>(matrix, row_bytes, o, stop, num_in, rows + r, y + r);
-    if (num_rows - r == 1) rows_float<Type, 8, 1>(matrix, row_bytes, o, stop, num_in, rows + r, y + r);
+    for (size_t r = 0; r < num_rows; r += kMostRows) {
+      up_to_rows_float<Type, kMostRows>(num_rows - r, matrix, row_bytes, o, stop, num_in, rows + r, y + r);
+    }
   }
 }
 

@@ -6,6 +6,10 @@
 #include "isa/kernel_table.h"
 #include "kernels/formats.h"
 
+#if defined(STEPAHEAD_VECTOR_AVX512)
+#include "kernels/linear_int8_avx512.h"
+#else
+
 namespace stepahead::STEPAHEAD_ISA {
 
 #if !defined(STEPAHEAD_VECTOR_AVX2)
@@ -99,3 +103,5 @@ static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, s
 #endif
 
 }  // namespace stepahead::STEPAHEAD_ISA
+
+#endif

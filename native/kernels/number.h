@@ -9,6 +9,9 @@
 #include <immintrin.h>
 #endif
 
+// For what a kernel must not call: vectors would pass through memory, and GCC drops calls that only prefetch.
+#define STEPAHEAD_INLINE inline __attribute__((always_inline))
+
 namespace stepahead::STEPAHEAD_ISA {
 
 static inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
@@ -118,6 +121,11 @@ struct F32 {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
 #endif
+#if defined(STEPAHEAD_VECTOR_AVX512)
+  static __m512 load_8_and_8(const uint8_t* p, const uint8_t* q) noexcept {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(load_8(p)), load_8(q), 1);
+  }
+#endif
 };
 
 struct F16 {
@@ -125,6 +133,11 @@ struct F16 {
   static float load(const uint8_t* p) noexcept { return half_to_float(load_u16(p)); }
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_cvtph_ps(load_128(p)); }
+#endif
+#if defined(STEPAHEAD_VECTOR_AVX512)
+  static __m512 load_8_and_8(const uint8_t* p, const uint8_t* q) noexcept {
+    return _mm512_cvtph_ps(_mm256_set_m128i(load_128(q), load_128(p)));
+  }
 #endif
 };
 
@@ -134,6 +147,12 @@ struct BF16 {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+  }
+#endif
+#if defined(STEPAHEAD_VECTOR_AVX512)
+  static __m512 load_8_and_8(const uint8_t* p, const uint8_t* q) noexcept {
+    const __m256i both = _mm256_set_m128i(load_128(q), load_128(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(both), 16));
   }
 #endif
 };

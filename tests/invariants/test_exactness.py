@@ -82,7 +82,7 @@ def test_a_turn_that_extends_its_own_sequence_equals_recomputing(path, backend: 
     assert again.speculation.num_accepted_tokens_per_pos == cold.speculation.num_accepted_tokens_per_pos
 
 
-@pytest.mark.parametrize("isa", ["cpu-scalar", "cpu-avx2"])
+@pytest.mark.parametrize("isa", ["cpu-scalar", "cpu-avx2", "cpu-avx512"])
 def test_threads_do_not_change_a_bit(path, isa: str, monkeypatch) -> None:
     """I7"""
     one = load(path, isa, monkeypatch, threads=1).logits(LONG)
@@ -91,9 +91,10 @@ def test_threads_do_not_change_a_bit(path, isa: str, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
-def test_tables_give_the_bits_of_scalar(path, kv_type: str, monkeypatch) -> None:
+@pytest.mark.parametrize("isa", ["cpu-avx2", "cpu-avx512"])
+def test_tables_give_the_bits_of_scalar(path, kv_type: str, isa: str, monkeypatch) -> None:
     """I8, whole model"""
-    tables = [load(path, isa, monkeypatch, kv_type=kv_type).logits(LONG) for isa in ("cpu-scalar", "cpu-avx2")]
+    tables = [load(path, each, monkeypatch, kv_type=kv_type).logits(LONG) for each in ("cpu-scalar", isa)]
     assert tables[0].tobytes() == tables[1].tobytes()
 
 

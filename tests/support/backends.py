@@ -4,7 +4,7 @@ import pytest
 
 from stepahead import LLM, _native
 
-BACKENDS = ("reference", "cpu-scalar", "cpu-avx2")
+BACKENDS = ("reference", "cpu-scalar", "cpu-avx2", "cpu-avx512")
 
 
 def load(path: object, backend: str, monkeypatch: pytest.MonkeyPatch, **kwargs: object) -> LLM:

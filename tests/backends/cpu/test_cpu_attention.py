@@ -65,7 +65,7 @@ ROWS = attention_rows(POSITIONS, FIRSTS, SEQUENCES, TABLES)
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-@pytest.mark.parametrize(("heads", "group", "head_dim"), [(2, 3, 64), (1, 12, 128), (3, 1, 32), (8, 8, 96)])
+@pytest.mark.parametrize(("heads", "group", "head_dim"), [(2, 3, 64), (1, 12, 128), (3, 1, 32), (8, 8, 96), (2, 5, 64)])
 def test_attention_near_the_reference_and_alike_on_all(kv_type: str, heads: int, group: int, head_dim: int) -> None:
     q = 3 * normal(np.random.default_rng(0), len(POSITIONS), heads * group * head_dim)
     y = on_all(lambda b: attend(b, q, ROWS, heads, head_dim, kv_type))
@@ -75,9 +75,9 @@ def test_attention_near_the_reference_and_alike_on_all(kv_type: str, heads: int,
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16"])
-@pytest.mark.parametrize("head_dim", [1, 5, 20, 36])
+@pytest.mark.parametrize("head_dim", [1, 5, 20, 36, 72])
 def test_heads_that_are_not_whole_vectors(kv_type: str, head_dim: int) -> None:
-    q = normal(np.random.default_rng(0), len(POSITIONS), 2 * head_dim)
+    q = normal(np.random.default_rng(0), len(POSITIONS), 6 * head_dim)
     y = on_all(lambda b: attend(b, q, ROWS, 1, head_dim, kv_type))
     np.testing.assert_allclose(y, attend(REFERENCE, q, ROWS, 1, head_dim, kv_type), rtol=0, atol=1e-5)
 
