@@ -17,7 +17,7 @@ import stepahead
 from benchmarks.peers import llama
 from benchmarks.peers.floor import READ_BYTES, ReadBandwidth, Weights
 from benchmarks.peers.measure import Results, measure_loads, measure_rounds
-from benchmarks.peers.models import PRESETS, make_model
+from benchmarks.peers.models import PRESETS, Shape, make_model, nbytes
 from benchmarks.peers.plan import Plan, make_tasks
 from benchmarks.peers.plot import draw
 from benchmarks.peers.report import as_object, as_text, doubtful_peers
@@ -97,14 +97,17 @@ def _cache_folder() -> Path:
 
 def _run(options: argparse.Namespace) -> None:
     _check(options)
-    path = _model_path(options)
+    shape = _shape(options)
+    repacks = () if options.alone else REPACK[options.repack]
+    _check_memory(_model_bytes(options, shape), num_copies=1 + sum(repacks))
+    path = _model_path(options, shape)
     file = GGUFFile.open(path)
     weights = Weights.of(file)
     plan, notes = _plan(options, file, len(weights.per_head))
     settings = _settings(options, path, plan.context_length)
-    _check_memory(path.stat().st_size, settings)
-    facts = _facts(options, path)
-    _read_once(path)
+    facts = _facts(options, file)
+    for shard in file.shards:
+        _read_once(shard)
     with ExitStack() as stack:
         bandwidth = ReadBandwidth(options.threads)
         stack.callback(bandwidth.close)
@@ -151,17 +154,36 @@ def _check(options: argparse.Namespace) -> None:
             raise ConfigError(f"{out}: no such folder {out.parent}; create it first")
 
 
-def _model_path(options: argparse.Namespace) -> Path:
-    if options.model in PRESETS:
-        shape = PRESETS[options.model]
-        if options.experts is not None:
-            shape = replace(shape, num_experts=options.experts)
-        if not (options.folder / shape.file_name).exists():
-            _say(f"writing {options.folder / shape.file_name}")
-        return make_model(shape, options.folder)
-    if options.experts is not None:
+def _shape(options: argparse.Namespace) -> Shape | None:
+    """Of a model to be made; None for one that is there."""
+    shape = PRESETS.get(options.model)
+    if options.experts is None:
+        return shape
+    if shape is None:
         raise ConfigError(f"--experts is for made models ({', '.join(PRESETS)}), not for {options.model}")
-    return demo_path() if options.model == DEMO else Path(options.model)
+    return replace(shape, num_experts=options.experts)
+
+
+def _model_bytes(options: argparse.Namespace, shape: Shape | None) -> int:
+    if shape is not None:
+        return nbytes(shape)
+    with GGUFFile.open(_given_path(options)) as file:
+        return sum(shard.stat().st_size for shard in file.shards)
+
+
+def _model_path(options: argparse.Namespace, shape: Shape | None) -> Path:
+    if shape is None:
+        return _given_path(options)
+    if not (options.folder / shape.file_name).exists():
+        _say(f"writing {options.folder / shape.file_name}")
+    return make_model(shape, options.folder)
+
+
+def _given_path(options: argparse.Namespace) -> Path:
+    path = demo_path() if options.model == DEMO else Path(options.model)
+    if not path.is_file():
+        raise ConfigError(f"--model {options.model}: no such file; give one of {', '.join(PRESETS)}, {DEMO}, or a path")
+    return path
 
 
 def _plan(options: argparse.Namespace, file: GGUFFile, num_heads: int) -> tuple[Plan, list[str]]:
@@ -196,16 +218,15 @@ def _settings(options: argparse.Namespace, path: Path, context_length: int) -> l
     return [ours, *peers]
 
 
-def _check_memory(model_bytes: int, settings: list[Setting]) -> None:
+def _check_memory(model_bytes: int, num_copies: int) -> None:
     """The file is in the page cache once for all; repacked weights are a copy."""
     available = _available_memory()
-    num_copies = 1 + sum(setting.repack for setting in settings)
     needed = num_copies * model_bytes + READ_BYTES + SPARE_MEMORY
     if available is not None and needed > available:
         way_out = "--repack off needs no second copy" if num_copies > 1 else "give a smaller model, or fewer --experts"
         raise ConfigError(
-            f"about {needed / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are available, and what is "
-            f"read from disk measures the disk: {way_out}"
+            f"about {needed / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are available; what does "
+            f"not fit is read from disk, and measures the disk: {way_out}"
         )
 
 
@@ -226,15 +247,15 @@ def _read_once(path: Path) -> None:
             pass
 
 
-def _facts(options: argparse.Namespace, path: Path) -> dict[str, Any]:
+def _facts(options: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
     return {
         "version": stepahead.__version__,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_cpu_name()}, {platform.system()} {platform.machine()}",
         "model": options.model if options.experts is None else f"{options.model}, {options.experts} experts",
-        "file": path.name,
-        "model_bytes": path.stat().st_size,
+        "file": file.path.name,
+        "model_bytes": sum(shard.stat().st_size for shard in file.shards),
         "threads": options.threads,
         "rounds": options.rounds,
         "prefix": options.prefix,

@@ -139,13 +139,33 @@ def test_the_command_measures_and_writes(
     [
         (["--alone", "--rounds", "0"], "--rounds 0: give at least 1"),
         (["--alone", "--model", "demo", "--experts", "4"], "--experts is for made models"),
-        (["--alone", "--model", "nowhere.gguf"], "nowhere.gguf"),
+        (["--alone", "--model", "nowhere.gguf"], "--model nowhere.gguf: no such file; give one of small"),
         (["--alone", "--json", "no/such/folder/out.json"], "create it first"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.__main__._available_memory", lambda: 10**9)
+    monkeypatch.setattr(llama, "why_missing", lambda: None)
+    assert main(["--model", "small", "--folder", str(tmp_path)]) == 2
+    assert "--repack off needs no second copy" in capsys.readouterr().err
+    assert main(["--model", "small", "--folder", str(tmp_path), "--alone"]) == 2
+    assert "give a smaller model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_llama_cpp_missing_is_said_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llama, "why_missing", lambda: "xllamacpp is not installed: pip install it")
+    assert main([]) == 2
+    assert "pip install it; or give --alone" in capsys.readouterr().err
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
