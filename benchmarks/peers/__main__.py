@@ -97,6 +97,7 @@ def _cache_folder() -> Path:
 
 def _run(options: argparse.Namespace) -> None:
     _check(options)
+    load_average = os.getloadavg()[0]  # before anything of ours runs
     shape = _shape(options)
     repacks = () if options.alone else REPACK[options.repack]
     _check_memory(_model_bytes(options, shape), num_copies=1 + sum(repacks))
@@ -105,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
     weights = Weights.of(file)
     plan, notes = _plan(options, file, len(weights.per_head))
     settings = _settings(options, path, plan.context_length)
-    facts = _facts(options, file)
+    facts = _facts(options, file, load_average)
     for shard in file.shards:
         _read_once(shard)
     with ExitStack() as stack:
@@ -247,7 +248,7 @@ def _read_once(path: Path) -> None:
             pass
 
 
-def _facts(options: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
+def _facts(options: argparse.Namespace, file: GGUFFile, load_average: float) -> dict[str, Any]:
     return {
         "version": stepahead.__version__,
         "commit": _commit(),
@@ -259,6 +260,8 @@ def _facts(options: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
         "threads": options.threads,
         "rounds": options.rounds,
         "prefix": options.prefix,
+        "load_average": load_average,
+        "peer": None if options.alone else f"llama.cpp {llama.BUILD}",
     }
 
 

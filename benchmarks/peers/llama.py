@@ -8,7 +8,7 @@ what is timed.
 import ctypes as c
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-VERSION = "2026.10.11549"  # llama.cpp b11549
+BUILD = "b11549"
+VERSION = "2026.10.11549"  # of the wheel that holds it
 UBATCH = 512
 F16 = 1  # ggml type id
 MMAP = 1  # llama_load_mode
@@ -119,7 +120,7 @@ def _library() -> SimpleNamespace:
     functions = SimpleNamespace(keep_silent=_LogCallback(lambda _level, _text, _data: None))
 
     def bind(name: str, symbol: str, result: Any, *arguments: Any) -> None:
-        function: Callable[..., Any] = getattr(shared, symbol)
+        function = getattr(shared, symbol)
         function.restype, function.argtypes = result, list(arguments)
         setattr(functions, name, function)
 
@@ -159,7 +160,7 @@ class Context:
         params.n_ctx, params.n_batch, params.n_ubatch = context_length, UBATCH, UBATCH
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = F16
-        params.swa_full = False
+        params.swa_full = False  # as its server has it: keys beyond the window are dropped, by both sides
         params.ctx_type = CONTEXT_MTP if is_draft else CONTEXT_PLAIN
         self.model = model
         self.handle = lib.init_from_model(model.handle, params)

@@ -141,7 +141,7 @@ def measure_rounds(
     for worker in workers:
         results.facts[worker.setting.name] = worker.ask("facts")[0]
     results.agreement = _agreement(workers, plan)
-    samples = [{name: [] for name in names} for _ in tasks]
+    samples: list[dict[str, list[list[Seconds]]]] = [{name: [] for name in names} for _ in tasks]
     rates: list[list[float]] = [[] for _ in tasks]
     for number in range(rounds + 1):
         for task, of_task, of_rates in zip(tasks, samples, rates, strict=True):

@@ -105,12 +105,11 @@ class OurSide:
     # --- one sequence on the bare runner ---
     def _sequence(self, ids: list[int], depth: int) -> Sequence:
         """All ids but the last are to be run as a prompt."""
-        mode = "mtp" if depth else "off"
         request = Request(
             request_id=0,
             prompt_ids=tuple(ids),
             params=SamplingParams(),
-            speculation=Speculation(mode, depth or None, adaptive=False),
+            speculation=Speculation("mtp", depth, adaptive=False) if depth else Speculation("off"),
             seed=0,
             max_new_tokens=self._llm.config.context_length,
             end_ids=frozenset(),

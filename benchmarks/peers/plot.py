@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.peers.measure import Figure
 from benchmarks.peers.report import number
 
-WIDTH, LABEL_WIDTH, VALUE_WIDTH = 860, 200, 210
+WIDTH, LABEL_WIDTH, VALUE_WIDTH = 900, 200, 250
 ROW, TOP, BOTTOM = 24, 64, 44
 INK, PALE, AHEAD, BEHIND = "#24292f", "#8c959f", "#2da44e", "#cf222e"
 
@@ -23,8 +23,13 @@ def draw(facts: dict[str, Any], figures: Sequence[Figure]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" '
         'font-size="13" role="img">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        _text(16, 24, f"Times as fast as llama.cpp: {facts['model']}, {facts['threads']} threads", size=16),
-        _text(16, 44, "bar: median of the rounds; whisker: least and greatest; right: ours, llama.cpp's", PALE),
+        _text(16, 24, f"Times as fast as {facts['peer']}: {facts['model']}, {facts['threads']} threads", size=16),
+        _text(
+            16,
+            44,
+            "bar: median of the rounds; whisker: least and greatest; right: ours / llama.cpp's, in its better setting",
+            PALE,
+        ),
     ]
     for tick in _ticks(top):
         x = LABEL_WIDTH + tick * scale

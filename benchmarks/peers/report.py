@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.peers.measure import Figure, Results, Spread
 
 NOTHING = "–"
+BUSY_LOAD = 0.5  # runnable tasks, before anything of ours runs
 DOUBTFUL_AGREEMENT = 0.8
 """Below this the two sides hardly compute the same model. Random weights have near ties, and both sides round
 activations to int8, each in its own way: a few choices always differ."""
@@ -65,6 +66,11 @@ def _head(facts: dict[str, Any], results: Results) -> list[str]:
         f"prefix {facts['prefix']}",
         f"{facts['machine']}, stepahead {facts['version']} ({facts['commit']}), {facts['date']}",
     ]
+    lines += [
+        f"{side}: {', '.join(f'{key} {value}' for key, value in said.items())}" for side, said in results.facts.items()
+    ]
+    if facts["load_average"] > BUSY_LOAD:
+        lines.append(f"load average {facts['load_average']:.1f} before the first figure: NOT A QUIET MACHINE")
     if results.bandwidth:
         lines.append(f"reading memory with the same threads: {statistics.median(results.bandwidth) / 1e9:.1f} GB/s")
     agreement = results.agreement

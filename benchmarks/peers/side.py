@@ -78,7 +78,8 @@ class Side(Protocol):
 
 def some_ids(vocab_size: int, count: int, seed: int) -> list[int]:
     """The same ids for both sides; never special ones."""
-    return np.random.default_rng(seed).integers(0, max(1, vocab_size - SPARE_IDS), count).tolist()
+    ids: list[int] = np.random.default_rng(seed).integers(0, max(1, vocab_size - SPARE_IDS), count).tolist()
+    return ids
 
 
 def repeat(run: Callable[[Clock], None], seconds: float) -> list[Seconds]:

@@ -19,7 +19,7 @@ WEIGHTS = Weights(
 PLAN = Plan(vocab_size=100, num_heads=3, prefix=8, num_tokens=5, prompts=(16,), seconds=0.0)
 FACTS: dict[str, Any] = {
     "version": "0", "commit": "abc", "date": "today", "machine": "a <machine>", "model": "tiny", "model_bytes": 10**6,
-    "threads": 2, "rounds": 3, "prefix": 8,
+    "threads": 2, "rounds": 3, "prefix": 8, "load_average": 0.1, "peer": "them",
 }  # fmt: skip
 
 
@@ -119,7 +119,8 @@ def test_the_table_names_setting_floor_and_spread() -> None:
                                "2.00x", "2.00–2.00"]  # fmt: skip
     assert "same greedy choice as fast: 100 %" in text
     assert "logits hash hash" in text
-    assert "DOUBTFUL" not in text
+    assert "DOUBTFUL" not in text and "QUIET" not in text
+    assert "NOT A QUIET MACHINE" in as_text({**FACTS, "load_average": 1.5}, found)
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
