@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> None:
     for shard in file.shards:
         _read_once(shard)
     with ExitStack() as stack:
-        bandwidth = ReadBandwidth(options.threads)
+        bandwidth = ReadBandwidth(options.threads, READ_BYTES)
         stack.callback(bandwidth.close)
         results = _measure(options, settings, plan, weights, bandwidth)
     _say("")

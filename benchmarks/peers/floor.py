@@ -109,7 +109,7 @@ class Weights:
 class ReadBandwidth:
     """How fast `threads` threads read memory, each a stretch of its own, with the C library's search for a byte."""
 
-    def __init__(self, threads: int, nbytes: int = READ_BYTES) -> None:
+    def __init__(self, threads: int, nbytes: int) -> None:
         self._memory = np.ones(nbytes // threads * threads, np.uint8)  # written, so that every page is there
         self._stretch = len(self._memory) // threads
         self._pool = ThreadPoolExecutor(threads)

@@ -120,7 +120,7 @@ def test_errors_of_a_side_reach_the_parent(tmp_path: Path, f32_model: Path) -> N
 def test_the_command_measures_and_writes(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.peers.floor.READ_BYTES", 1 << 20)
+    monkeypatch.setattr("benchmarks.peers.__main__.READ_BYTES", 1 << 20)
     json_path, plot_path = tmp_path / "out.json", tmp_path / "out.svg"
     options = ["--alone", "--rounds", "1", "--prefix", "8", "--tokens", "4", "--seconds", "0", "--threads", "1"]
     only = ["--only", "load", "decode", "verify-2", "cycle-3-*", "--prompts", "4096"]
