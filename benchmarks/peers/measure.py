@@ -102,6 +102,7 @@ class Results:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # side -> what it says of itself
     agreement: Agreement | None = None
     bandwidth: list[float] = field(default_factory=list)
+    others: dict[str, float] = field(default_factory=dict)  # side -> CPUs that others used while it was asked
 
 
 def faster_peer(samples: dict[str, list[float]]) -> str | None:
@@ -153,6 +154,7 @@ def measure_rounds(
                 of_task[names[index]].append(answer["repeats"])
                 kind = "with heads" if task.measures[0].uses_heads else "plain"
                 results.memory[names[index]][kind].take(memory)
+    results.others = {worker.setting.name: worker.others for worker in workers}
     for task, of_task, of_rates in zip(tasks, samples, rates, strict=True):
         by_measure = [
             {name: [sample(repeats, measure) for repeats in taken[1:]] for name, taken in of_task.items()}

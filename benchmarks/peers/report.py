@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.peers.measure import Figure, Results, Spread
 
 NOTHING = "–"
+BUSY_CPUS = 0.05  # of others, on average: threads that meet at barriers wait for the slowest
 BUSY_LOAD = 0.5  # runnable tasks, before anything of ours runs
 DOUBTFUL_AGREEMENT = 0.8
 """Below this the two sides hardly compute the same model. Random weights have near ties, and both sides round
@@ -19,6 +20,7 @@ def as_object(facts: dict[str, Any], results: Results) -> dict[str, Any]:
         **facts,
         "bandwidth_bytes_per_second": statistics.median(results.bandwidth) if results.bandwidth else None,
         "sides": results.facts,
+        "cpus_of_others": results.others,
         "agreement": results.agreement and dataclasses.asdict(results.agreement),
         "memory": {
             side: {kind: dataclasses.asdict(m) for kind, m in kinds.items()} for side, kinds in results.memory.items()
@@ -71,6 +73,9 @@ def _head(facts: dict[str, Any], results: Results) -> list[str]:
     ]
     if facts["load_average"] > BUSY_LOAD:
         lines.append(f"load average {facts['load_average']:.1f} before the first figure: NOT A QUIET MACHINE")
+    shares = ", ".join(f"{share:.2f} ({side})" for side, share in results.others.items())
+    doubt = ": NOT A QUIET MACHINE" if max(results.others.values(), default=0.0) > BUSY_CPUS else ""
+    lines.append(f"CPUs that other processes used meanwhile: {shares or NOTHING}{doubt}")
     if results.bandwidth:
         lines.append(f"reading memory with the same threads: {statistics.median(results.bandwidth) / 1e9:.1f} GB/s")
     agreement = results.agreement

@@ -11,7 +11,7 @@ from benchmarks.peers.measure import Agreement, Figure, Results, SideMemory, mea
 from benchmarks.peers.plan import Measure, Plan, make_tasks
 from benchmarks.peers.plot import draw
 from benchmarks.peers.report import as_object, as_text, number
-from benchmarks.peers.worker import Memory, Setting, read_memory
+from benchmarks.peers.worker import Memory, Setting, cpu_of_others, read_memory
 
 WEIGHTS = Weights(
     dense=1000, output=200, experts=800, num_experts=8, top_k=2, per_head=(30, 40, 50), trunk_kv=(), head_kv=()
@@ -29,6 +29,7 @@ class FakeWorker:
     def __init__(self, name: str, seconds: float, log: list[tuple[str, str, dict[str, Any]]]) -> None:
         self.setting = Setting(name, name, "", 1, 1)
         self._seconds = seconds
+        self.others = 0.01
         self._log = log
 
     def ask(self, method: str, **arguments: Any) -> tuple[Any, Memory | None]:
@@ -168,6 +169,19 @@ def test_the_picture_is_sound_xml_within_its_frame(only: str) -> None:
 @pytest.mark.parametrize(("value", "shown"), [(1234.4, "1,234"), (99.96, "100.0"), (12.34, "12.3"), (0.567, "0.57")])
 def test_numbers_have_three_digits_or_so(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_the_cpu_of_others_is_all_that_is_not_ours() -> None:
+    total = "cpu  100 20 30 9999 50 1 2 7 0 0"
+    mine = "12 (a) name) R 1 1 1 0 -1 0 0 0 0 0 40 10 5 5 20 0"
+    assert cpu_of_others(total, mine, ticks=100) == (100 + 20 + 30 + 1 + 2 + 7 - 40 - 10) / 100
+
+
+def test_work_of_others_is_named() -> None:
+    found, _ = results("decode")
+    found.others["fast"] = 0.7
+    line = next(line for line in as_text(FACTS, found).splitlines() if line.startswith("CPUs"))
+    assert "0.70 (fast)" in line and line.endswith("NOT A QUIET MACHINE")
 
 
 def test_memory_is_read_from_what_the_system_says() -> None:
