@@ -22,7 +22,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: $(VENV)/.installed-none  ## build, install and generate with the embedded model
-	@$(BIN)/stepahead run
+	@$(BIN)/stepahead run --depth 3 --temperature 0.7 --min-p 0.05 --seed 2
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)  ## the whole suite; EXTRAS=oracle adds torch, transformers and llama.cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -233,6 +233,7 @@ def test_info(llm: LLM) -> None:
     assert (info.arch, info.num_trunk_layers, info.num_heads_found, info.vocab_size) == ("step35", 2, 3, 300)
     assert set(info.bytes_by_type) == {"F32"} and info.nbytes == sum(info.bytes_by_type.values())
     assert info.bytes_by_part["heads"] > 0
+    assert info.bytes_by_part["output"] == info.bytes_by_part["embeddings"] == 300 * 32 * 4
 
 
 def test_kv_exhaustion_is_one_error(path: Path) -> None:

@@ -13,8 +13,8 @@ KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # an element
 PARTS = (
     ("nextn.", "heads"),
     ("token_embd", "embeddings"),
+    ("attn_", "attention"),  # attn_output is no output matrix
     ("output.", "output"),
-    ("attn_", "attention"),
     ("_exps", "experts"),
     ("_shexp", "shared experts"),
     ("ffn_gate_inp", "router"),
