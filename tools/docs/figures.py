@@ -46,8 +46,8 @@ def table(found: dict[str, Any], command: str) -> str:
     lines += [
         "",
         f"Milliseconds are a step's; {same}. Greedy text of so small a model repeats itself, which is easy to draft:",
-        "its [card](src/stepahead/demo/MODEL_CARD.md) has acceptance at temperature 0.8, too. `stepahead bench model.gguf`",
-        "tells what a real model gains.",
+        "its [card](src/stepahead/demo/MODEL_CARD.md) has acceptance at temperature 0.8, too.",
+        "`stepahead bench model.gguf` tells what a real model gains.",
         "",
     ]
     return "\n".join(lines)
