@@ -13,15 +13,13 @@ class Job:
         self.request = request
         self.sequence: Sequence | None = None
         self.started = self.first_token = self.last_token = time.perf_counter()
-        self.num_steps = 0
         self.is_finished = False
 
     def take(self, output: RequestOutput, now: float) -> None:
         if output.token_ids_delta:
-            if self.num_steps == 0:
+            if self.first_token == self.started:
                 self.first_token = now
             self.last_token = now
-            self.num_steps += 1
         self.is_finished = output.finish_reason is not None
 
     def completion(self) -> Completion:
@@ -41,7 +39,7 @@ class Job:
                 prompt_seconds=self.first_token - self.started,
                 generation_seconds=self.last_token - self.first_token,
                 generated_tokens=sequence.num_output_tokens,
-                num_steps=self.num_steps,
+                num_steps=sequence.num_passes,
             ),
             logprobs=sequence.logprobs,
         )
