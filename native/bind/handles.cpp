@@ -2,13 +2,20 @@
 #include <cstring>
 
 #include "bind/bind.h"
+#include "ops/interleave.h"
 
 namespace stepahead {
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+using WritableBytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 
-PyMatrix new_matrix(const Bytes& data, int ggml_id, const std::vector<size_t>& shape) {
+void check_interleaved(const TypeInfo& type, size_t num_out) {
+  check(type.activation_block != 0, type.name, " weights have no interleaved kernel");
+  check(num_out % kTileRows == 0, num_out, " rows are not whole panels of ", kTileRows);
+}
+
+PyMatrix new_matrix(const Bytes& data, int ggml_id, const std::vector<size_t>& shape, bool interleaved) {
   const TypeInfo* type = nullptr;
   for (const TypeInfo& candidate : kTypeInfo) type = candidate.ggml_id == ggml_id ? &candidate : type;
   check(type != nullptr, "tensor type ", ggml_id, " has no kernel of its own");
@@ -21,8 +28,21 @@ PyMatrix new_matrix(const Bytes& data, int ggml_id, const std::vector<size_t>& s
   const size_t row_bytes = in / type->block_size * type->block_bytes;
   check(experts <= data.nbytes() / row_bytes / out && experts * out * row_bytes == data.nbytes(), experts, " x ", out,
         " x ", in, " ", type->name, " weights are not ", data.nbytes(), " bytes");
+  if (interleaved) check_interleaved(*type, out);
   const auto weight_type = static_cast<WeightType>(type - kTypeInfo);
-  return {{weight_type, data.data(), experts, out, in, row_bytes}, nb::cast(data)};
+  const Layout layout = interleaved ? Layout::Interleaved : Layout::Plain;
+  return {{weight_type, layout, data.data(), experts, out, in, row_bytes}, nb::cast(data)};
+}
+
+void py_interleave(Context& context, const PyMatrix& handle, const WritableBytes& out) {
+  const Matrix& m = handle.matrix;
+  check(m.layout == Layout::Plain, "interleave: the matrix is interleaved already");
+  check_interleaved(info(m.type), m.num_out);
+  const size_t bytes = m.num_experts * m.num_out * m.row_bytes;
+  check(out.nbytes() == bytes, "interleave: ", out.nbytes(), " bytes for a matrix of ", bytes);
+  check(out.data() + bytes <= m.data || m.data + bytes <= out.data(), "interleave: source and result overlap");
+  const nb::gil_scoped_release release;
+  interleave(context, m, out.data());
 }
 
 KVType kv_type(const std::string& name) {
@@ -65,6 +85,8 @@ void bind_context(nb::module_& m) {
   context.def("fill_with_nan", [](Context& c, bool on) { c.arena->fill_with_nan(on); }, nb::arg("on"),
               "For tests: fresh memory is full of NaN.");
   context.def("upload", &upload, nb::arg("values").noconvert());
+  context.def("interleave", &py_interleave, nb::arg("matrix"), nb::arg("out").noconvert(),
+              "The bytes of a plain matrix as panels of 16 rows, into an array of as many bytes.");
   context.def("zeros", &zeros, nb::arg("num_rows"), nb::arg("width"));
   bind_ops(context);
 }
@@ -79,9 +101,10 @@ void bind_handles(nb::module_& m) {
       }, "The memory itself as an array; it lives as long as the array.");
 
   nb::class_<PyMatrix>(m, "Matrix", "Weights of a type that has kernels, in the caller's memory.")
-      .def("__init__", [](PyMatrix* self, const Bytes& data, int ggml_id, const std::vector<size_t>& shape) {
-        new (self) PyMatrix(new_matrix(data, ggml_id, shape));
-      }, nb::arg("data").noconvert(), nb::arg("ggml_id"), nb::arg("shape"));
+      .def("__init__", [](PyMatrix* self, const Bytes& data, int ggml_id, const std::vector<size_t>& shape,
+                          bool interleaved) {
+        new (self) PyMatrix(new_matrix(data, ggml_id, shape, interleaved));
+      }, nb::arg("data").noconvert(), nb::arg("ggml_id"), nb::arg("shape"), nb::arg("interleaved") = false);
 
   nb::class_<KVBlocks>(m, "KVBlocks", "Keys and values of one layer.")
       .def("__init__", [](KVBlocks* self, size_t blocks, size_t heads, size_t head_dim, const std::string& type) {

@@ -16,19 +16,36 @@ enum class KVType { F32, F16, Q8_0 };
 // Positions in a block of the KV cache, and in a chunk of attention.
 inline constexpr size_t kBlockSize = 64;
 
-// Output rows that a linear kernel computes side by side: parts of a matrix for threads are multiples of it.
-inline constexpr size_t kTileRows = 8;
+// Output rows that a linear kernel computes side by side: parts of a matrix for threads are multiples of it, and so
+// are the rows of an interleaved matrix.
+inline constexpr size_t kTileRows = 16;
+
+// How the bytes of a matrix lie. Plain: row after row, as in the file. Interleaved: kTileRows rows make a panel, of as
+// many bytes as they had. First their blocks in ascending K, each cut into dwords, dword c of row i at 4 (16 c + i);
+// then, for types whose block is no whole number of dwords, what was left of each block, row beside row.
+enum class Layout { Plain, Interleaved };
 
 struct TypeInfo {
   const char* name;
   int ggml_id;
   size_t block_size, block_bytes;
   size_t activation_block;  // elements of x that share one int8 scale; 0: x stays float32
+  size_t rest_at;           // where the block_bytes % 4 bytes lie that an interleaved panel keeps apart
+
+  constexpr size_t rest() const { return block_bytes % 4; }
+  constexpr size_t dwords() const { return block_bytes / 4; }
+  constexpr size_t dwords_at() const { return rest_at == 0 ? rest() : 0; }
 };
 
 inline constexpr TypeInfo kTypeInfo[kNumWeightTypes] = {
-    {"F32", 0, 1, 4, 0},      {"F16", 1, 1, 2, 0},       {"BF16", 30, 1, 2, 0},       {"Q8_0", 8, 32, 34, 32},
-    {"Q4_0", 2, 32, 18, 32},  {"Q4_K", 12, 256, 144, 256}, {"Q5_K", 13, 256, 176, 256}, {"Q6_K", 14, 256, 210, 256},
+    {"F32", 0, 1, 4, 0, 0},
+    {"F16", 1, 1, 2, 0, 0},
+    {"BF16", 30, 1, 2, 0, 0},
+    {"Q8_0", 8, 32, 34, 32, 0},
+    {"Q4_0", 2, 32, 18, 32, 0},
+    {"Q4_K", 12, 256, 144, 256, 0},
+    {"Q5_K", 13, 256, 176, 256, 0},
+    {"Q6_K", 14, 256, 210, 256, 208},
 };
 
 constexpr const TypeInfo& info(WeightType type) { return kTypeInfo[static_cast<size_t>(type)]; }
@@ -41,7 +58,7 @@ struct ActivationRow {
   const int16_t* sums;  // (num_in / 16,) sums of 16 neighbouring q
 };
 
-// y[r][o] = rows[r] . matrix[o] for o in [begin, end), r < num_rows
+// y[r][o] = rows[r] . matrix[o] for o in [begin, end), r < num_rows; begin is a multiple of kTileRows
 using LinearKernel = void (*)(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
                               const ActivationRow* rows, size_t num_rows, float* const* y) noexcept;
 
@@ -67,6 +84,7 @@ constexpr size_t attention_scratch(size_t group, size_t head_dim) {
 struct KernelTable {
   const char* name;
   LinearKernel linear[kNumWeightTypes];
+  LinearKernel linear_interleaved[kNumWeightTypes];  // null for types with a float32 x
   // Row of weights to float32, n elements.
   void (*dequantize[kNumWeightTypes])(const uint8_t* row, size_t n, float* y) noexcept;
   void (*quantize_row)(const float* x, size_t n, size_t block, int8_t* q, float* d, int16_t* sums) noexcept;

@@ -11,6 +11,7 @@
 #include "kernels/kv_store.h"
 #include "kernels/linear_float.h"
 #include "kernels/linear_int8.h"
+#include "kernels/linear_interleaved.h"
 #include "kernels/norm_rope.h"
 #include "kernels/quantize_row.h"
 
@@ -20,6 +21,8 @@
    {isa::linear_float<isa::F32>, isa::linear_float<isa::F16>, isa::linear_float<isa::BF16>,                          \
     isa::linear_int8<isa::Q8_0>, isa::linear_int8<isa::Q4_0>, isa::linear_int8<isa::Q4_K>,                           \
     isa::linear_int8<isa::Q5_K>, isa::linear_int8<isa::Q6_K>},                                                       \
+   {nullptr, nullptr, nullptr, isa::linear_interleaved<isa::Q8_0>, isa::linear_interleaved<isa::Q4_0>,               \
+    isa::linear_interleaved<isa::Q4_K>, isa::linear_interleaved<isa::Q5_K>, isa::linear_interleaved<isa::Q6_K>},     \
    {isa::dequantize_float<isa::F32>, isa::dequantize_float<isa::F16>, isa::dequantize_float<isa::BF16>,              \
     isa::dequantize_q8_0, isa::dequantize_q4_0, isa::dequantize_q4_k, isa::dequantize_q5_k, isa::dequantize_q6_k},   \
    isa::quantize_row,                                                                                                \

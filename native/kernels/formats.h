@@ -37,6 +37,7 @@ struct TileOfScales {
 // v = d * sum(q x)
 struct Q8_0 {
   using Block = BlockQ8_0;
+  static constexpr WeightType type = WeightType::Q8_0;
   static constexpr size_t elements = 32;
 
   static float value(const Block& w, const int8_t* x, const int16_t*) noexcept {
@@ -66,6 +67,7 @@ struct Q8_0 {
 // v = d * sum((q - 8) x)
 struct Q4_0 {
   using Block = BlockQ4_0;
+  static constexpr WeightType type = WeightType::Q4_0;
   static constexpr size_t elements = 32;
 
   static float value(const Block& w, const int8_t* x, const int16_t*) noexcept {
@@ -93,9 +95,10 @@ struct Q4_0 {
 };
 
 // v = fma(-dmin, sum(min x), d * sum(scale q x))
-template <class BlockType>
+template <class BlockType, WeightType weight_type>
 struct ScalesAndMinsFormat {
   using Block = BlockType;
+  static constexpr WeightType type = weight_type;
   static constexpr size_t elements = 256;
 
   static float value(const Block& w, const int8_t* x, const int16_t* sums) noexcept {
@@ -179,12 +182,13 @@ struct ScalesAndMinsFormat {
 #endif
 };
 
-using Q4_K = ScalesAndMinsFormat<BlockQ4_K>;
-using Q5_K = ScalesAndMinsFormat<BlockQ5_K>;
+using Q4_K = ScalesAndMinsFormat<BlockQ4_K, WeightType::Q4_K>;
+using Q5_K = ScalesAndMinsFormat<BlockQ5_K, WeightType::Q5_K>;
 
 // v = d * sum(scale (q - 32) x)
 struct Q6_K {
   using Block = BlockQ6_K;
+  static constexpr WeightType type = WeightType::Q6_K;
   static constexpr size_t elements = 256;
 
   static float value(const Block& w, const int8_t* x, const int16_t*) noexcept {

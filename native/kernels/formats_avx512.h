@@ -90,8 +90,8 @@ struct InLanes<Q4_0> {
   }
 };
 
-template <class Block>
-struct InLanes<ScalesAndMinsFormat<Block>> {
+template <class Block, WeightType type>
+struct InLanes<ScalesAndMinsFormat<Block, type>> {
   template <size_t R>
   static STEPAHEAD_INLINE void values(const BlockColumn<Block>& w, const ActivationRow* rows, __m512* v) noexcept {
     __m512i head[4];  // d and dmin, then the packed scales

@@ -33,6 +33,8 @@ static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, s
 
 #else
 
+static constexpr size_t kLanes = 8;
+
 // Eight output rows side by side, lane i of acc[r] is output i: a weight block is unpacked once for all R rows, its
 // integer products are summed within vectors, and the float update is one fma for eight outputs.
 // Eight short streams are more than the hardware prefetchers follow (measured on a Zen 5: 8 GB/s a core for Q4_K, 25
@@ -40,16 +42,16 @@ static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, s
 template <class Format, size_t R>
 static void tile_int8(const typename Format::Block* const* w, size_t num_blocks, const ActivationRow* rows,
                       float* const* y, size_t num_out, const char* next) noexcept {
-  constexpr size_t elements = Format::elements, tile_bytes = kTileRows * sizeof(typename Format::Block);
+  constexpr size_t elements = Format::elements, tile_bytes = kLanes * sizeof(typename Format::Block);
   __m256 acc[R];
   for (size_t r = 0; r < R; ++r) acc[r] = _mm256_setzero_ps();
   for (size_t b = 0; b < num_blocks; ++b) {
     if (next != nullptr) {
       for (size_t i = 0; i < tile_bytes; i += 64) _mm_prefetch(next + b * tile_bytes + i, _MM_HINT_T0);
     }
-    __m256i parts[R][kTileRows];
+    __m256i parts[R][kLanes];
     typename Format::Tile tile;
-    for (size_t o = 0; o < kTileRows; ++o) {
+    for (size_t o = 0; o < kLanes; ++o) {
       const auto weights = Format::unpack(w[o][b], tile, o);
 #pragma GCC unroll 4
       for (size_t r = 0; r < R; ++r) {
@@ -64,10 +66,10 @@ static void tile_int8(const typename Format::Block* const* w, size_t num_blocks,
     }
   }
   for (size_t r = 0; r < R; ++r) {
-    if (num_out == kTileRows) {
+    if (num_out == kLanes) {
       _mm256_storeu_ps(y[r], acc[r]);
     } else {
-      float lanes[kTileRows];
+      float lanes[kLanes];
       _mm256_storeu_ps(lanes, acc[r]);
       memcpy(y[r], lanes, num_out * sizeof(float));
     }
@@ -78,14 +80,14 @@ template <class Format>
 static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
                         const ActivationRow* rows, size_t num_rows, float* const* y) noexcept {
   const size_t num_blocks = num_in / Format::elements;
-  for (size_t o = begin; o < end; o += kTileRows) {
-    const size_t n = end - o < kTileRows ? end - o : kTileRows;
-    const typename Format::Block* w[kTileRows];
-    for (size_t i = 0; i < kTileRows; ++i) {  // past the end the last row again: its lanes are not stored
+  for (size_t o = begin; o < end; o += kLanes) {
+    const size_t n = end - o < kLanes ? end - o : kLanes;
+    const typename Format::Block* w[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) {  // past the end the last row again: its lanes are not stored
       w[i] = reinterpret_cast<const typename Format::Block*>(matrix + (o + (i < n ? i : n - 1)) * row_bytes);
     }
     const char* next = nullptr;
-    if (end - o > kTileRows) next = reinterpret_cast<const char*>(matrix + (o + kTileRows) * row_bytes);
+    if (end - o > kLanes) next = reinterpret_cast<const char*>(matrix + (o + kLanes) * row_bytes);
     for (size_t r = 0; r < num_rows; r += 4, next = nullptr) {
       const size_t count = num_rows - r < 4 ? num_rows - r : 4;
       float* out[4];

@@ -61,7 +61,7 @@ void linear(Context& context, const Buffer& x, const std::vector<Matrix>& matric
       if (from >= to) continue;
       const Matrix& m = matrices[i];
       const size_t stop = (to - first_tile[i]) * kTileRows;
-      context.kernels.linear[static_cast<size_t>(m.type)](
+      linear_kernel(context.kernels, m)(
           m.data, m.row_bytes, (from - first_tile[i]) * kTileRows, stop < m.num_out ? stop : m.num_out, m.num_in,
           rows[i], x.rows(), out[i].data());
     }
@@ -74,7 +74,7 @@ void linear_into(Context& context, const Buffer& x, const Matrix& matrix, Buffer
   const size_t work = x.rows() * matrix.num_out * matrix.num_in / kProductsAnAddition;
   context.run(num_tiles(matrix.num_out), work, [&](size_t begin, size_t end) noexcept {
     const size_t stop = end * kTileRows;
-    context.kernels.linear[static_cast<size_t>(matrix.type)](
+    linear_kernel(context.kernels, matrix)(
         matrix.data, matrix.row_bytes, begin * kTileRows, stop < matrix.num_out ? stop : matrix.num_out, matrix.num_in,
         activations.rows(), x.rows(), out.data());
   });

@@ -7,14 +7,20 @@
 
 namespace stepahead {
 
-// Weights in their file's type and memory: (num_experts, num_out, num_in).
+// Weights in their file's type: (num_experts, num_out, num_in). Interleaved ones have num_out in whole panels.
 struct Matrix {
   WeightType type;
+  Layout layout;
   const uint8_t* data;
   size_t num_experts, num_out, num_in, row_bytes;
 
   const uint8_t* expert(size_t e) const noexcept { return data + e * num_out * row_bytes; }
 };
+
+inline LinearKernel linear_kernel(const KernelTable& kernels, const Matrix& matrix) noexcept {
+  const auto type = static_cast<size_t>(matrix.type);
+  return matrix.layout == Layout::Plain ? kernels.linear[type] : kernels.linear_interleaved[type];
+}
 
 // Rows as one family of weight types wants them: float32 as they are, or int8 in blocks of `block` elements.
 class Activations {

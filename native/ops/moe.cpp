@@ -106,9 +106,8 @@ void for_outputs(Context& context, size_t num_out, const Task& task) noexcept {
 
 void multiply(const Context& context, const Matrix& matrix, const Groups::Group& group, size_t begin, size_t end,
               const ActivationRow* rows, float* const* y) noexcept {
-  context.kernels.linear[static_cast<size_t>(matrix.type)](matrix.expert(group.expert), matrix.row_bytes, begin, end,
-                                                           matrix.num_in, rows + group.begin, group.end - group.begin,
-                                                           y);
+  linear_kernel(context.kernels, matrix)(matrix.expert(group.expert), matrix.row_bytes, begin, end, matrix.num_in,
+                                         rows + group.begin, group.end - group.begin, y);
 }
 
 }  // namespace

@@ -2,13 +2,20 @@
 
 #include <cstring>
 
+#include "ops/interleave.h"
+
 namespace stepahead {
 
 void embed(Context& context, const Matrix& table, const int32_t* ids, Buffer& out) {
+  const auto dequantize = context.kernels.dequantize[static_cast<size_t>(table.type)];
+  const bool plain = table.layout == Layout::Plain;
+  const Scratch<uint8_t> copies(*context.arena, plain ? 0 : out.rows() * table.row_bytes);
   context.run(out.rows(), 4 * out.size(), [&](size_t begin, size_t end) noexcept {
     for (size_t r = begin; r < end; ++r) {
-      const uint8_t* row = table.data + static_cast<size_t>(ids[r]) * table.row_bytes;
-      context.kernels.dequantize[static_cast<size_t>(table.type)](row, table.num_in, out.row(r));
+      const auto id = static_cast<size_t>(ids[r]);
+      uint8_t* copy = copies.data() + r * table.row_bytes;
+      if (!plain) plain_row(table, id, copy);
+      dequantize(plain ? table.data + id * table.row_bytes : copy, table.num_in, out.row(r));
     }
   });
 }
