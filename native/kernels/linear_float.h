@@ -71,16 +71,21 @@ static constexpr size_t vectors_beside(size_t r) noexcept { return r >= 3 ? 2 : 
 
 #endif
 
-// V vectors of outputs times R activation rows share their loads; each has lanes of its own.
+// V vectors of outputs times R activation rows share their loads; each has lanes of its own. So many streams are more
+// than the hardware prefetchers follow: as many bytes of the next outputs are asked for, in the order they lie.
 template <class Type, class Lanes, size_t V, size_t R>
 static inline void tile_float(const uint8_t* w, size_t row_bytes, size_t num_in, const ActivationRow* rows,
-                              float* const* y, size_t at) noexcept {
+                              float* const* y, size_t at, const uint8_t* next) noexcept {
+  constexpr size_t bytes = 8 * V * Lanes::outputs * Type::bytes;  // of weights a step
   Lanes acc[V][R];
   for (size_t v = 0; v < V; ++v) {
     for (size_t r = 0; r < R; ++r) acc[v][r] = Lanes::zero();
   }
   const size_t whole = num_in & ~size_t{7};
   for (size_t k = 0; k < whole; k += 8) {
+    for (size_t i = 0; next != nullptr && i < bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + k / 8 * bytes + i), _MM_HINT_T0);
+    }
     Lanes weights[V];
 #pragma GCC unroll 8
     for (size_t v = 0; v < V; ++v) {
@@ -108,23 +113,27 @@ static inline void tile_float(const uint8_t* w, size_t row_bytes, size_t num_in,
 
 template <class Type, size_t R>
 static void rows_float(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
-                       const ActivationRow* rows, float* const* y) noexcept {
+                       const ActivationRow* rows, float* const* y, bool more) noexcept {
   constexpr size_t vectors = vectors_beside(R), outputs = vectors * WidestLanes::outputs;
   size_t o = begin;
   for (; o + outputs <= end; o += outputs) {
-    tile_float<Type, WidestLanes, vectors, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
+    const uint8_t* w = matrix + o * row_bytes;
+    const uint8_t* next = more || o + 2 * outputs <= end ? w + outputs * row_bytes : nullptr;
+    tile_float<Type, WidestLanes, vectors, R>(w, row_bytes, num_in, rows, y, o, next);
   }
-  for (; o < end; ++o) tile_float<Type, LanesOf1, 1, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o);
+  for (; o < end; ++o) {
+    tile_float<Type, LanesOf1, 1, R>(matrix + o * row_bytes, row_bytes, num_in, rows, y, o, nullptr);
+  }
 }
 
 // R rows, or the next smaller number until it is `count`
 template <class Type, size_t R>
 static void up_to_rows_float(size_t count, const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end,
-                             size_t num_in, const ActivationRow* rows, float* const* y) noexcept {
+                             size_t num_in, const ActivationRow* rows, float* const* y, bool more) noexcept {
   if constexpr (R > 1) {
-    if (count < R) return up_to_rows_float<Type, R - 1>(count, matrix, row_bytes, begin, end, num_in, rows, y);
+    if (count < R) return up_to_rows_float<Type, R - 1>(count, matrix, row_bytes, begin, end, num_in, rows, y, more);
   }
-  rows_float<Type, R>(matrix, row_bytes, begin, end, num_in, rows, y);
+  rows_float<Type, R>(matrix, row_bytes, begin, end, num_in, rows, y, more);
 }
 
 template <class Type>
@@ -134,7 +143,8 @@ static void linear_float(const uint8_t* matrix, size_t row_bytes, size_t begin, 
   for (size_t o = begin; o < end; o += kTileRows) {
     const size_t stop = end - o < kTileRows ? end : o + kTileRows;
     for (size_t r = 0; r < num_rows; r += kMostRows) {
-      up_to_rows_float<Type, kMostRows>(num_rows - r, matrix, row_bytes, o, stop, num_in, rows + r, y + r);
+      const bool more = r == 0 && stop < end;  // the first pass asks for the next tile, for all
+      up_to_rows_float<Type, kMostRows>(num_rows - r, matrix, row_bytes, o, stop, num_in, rows + r, y + r, more);
     }
   }
 }
