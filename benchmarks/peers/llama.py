@@ -108,15 +108,20 @@ def why_missing() -> str | None:
     return None
 
 
-@cache
-def _library() -> SimpleNamespace:
-    """The functions above by their names without llama_, backend started, silent."""
+def shared_library() -> c.CDLL:
+    """llama.cpp and ggml. Raises RuntimeError where the wheel is missing or another one."""
     reason = why_missing()
     if reason is not None:
         raise RuntimeError(reason)
     spec = importlib.util.find_spec("xllamacpp")
     assert spec is not None and spec.origin is not None
-    shared = c.CDLL(str(next(Path(spec.origin).parent.glob("xllamacpp*.so"))))
+    return c.CDLL(str(next(Path(spec.origin).parent.glob("xllamacpp*.so"))))
+
+
+@cache
+def _library() -> SimpleNamespace:
+    """The functions above by their names without llama_, backend started, silent."""
+    shared = shared_library()
     functions = SimpleNamespace(keep_silent=_LogCallback(lambda _level, _text, _data: None))
 
     def bind(name: str, symbol: str, result: Any, *arguments: Any) -> None:
