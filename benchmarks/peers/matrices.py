@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -72,7 +71,7 @@ class Bench:
         weights = random_weights(rng, type, (num_out, WIDTH))
         self.type, self.rows, self.nbytes, self._weights = type, rows, weights.nbytes, weights
         self._x = {n: rng.standard_normal((n, WIDTH), np.float32) for n in rows}
-        self._passes: dict[str, Callable[[int], np.ndarray]] = {}
+        self._passes: dict[str, Callable[[int], np.ndarray | None]] = {}
         self._add_ours(threads, isa)
         self._products = [self._add_ggml(name, threads) for name in THEIRS] if llama.why_missing() is None else []
 
@@ -93,7 +92,7 @@ class Bench:
         for x in self._x.values():
             product.prepare(x)
         if product.is_repacked or name == GGML:
-            self._passes[name] = lambda n: product.run(n)
+            self._passes[name] = product.run
         return product
 
     def disagreement(self) -> tuple[float, str]:
