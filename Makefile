@@ -55,7 +55,8 @@ clean:  ## remove what was built
 # The package with extras, always a real installation: tests and commands see what `pip install .` gives, not the tree.
 # Without build isolation, so that build/ stays valid and an edit recompiles one file.
 $(VENV)/.installed-%: $(VENV)/.ready pyproject.toml CMakeLists.txt LICENSE README.md $(SOURCES)
-	$(PIP) install --no-build-isolation $(if $(filter none,$*),.,".[$*]")
+	$(PIP) install --no-build-isolation --config-settings=cmake.define.STEPAHEAD_WERROR=ON \
+		$(if $(filter none,$*),.,".[$*]")
 	@touch $@
 
 $(VENV)/.ready: tools/check_machine.py

@@ -14,13 +14,14 @@ mkdir -p "$package"
 cp -r "$root/src/stepahead" "$package/stepahead"
 rm -f "$package"/stepahead/_native*.so
 
-cmake -G Ninja -S "$root" -B "$build" -DSTEPAHEAD_SANITIZE=ON -DPython_EXECUTABLE="$python" \
-  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$package/stepahead" >/dev/null
+cmake -G Ninja -S "$root" -B "$build" -DSTEPAHEAD_SANITIZE=ON -DSTEPAHEAD_TESTS=ON -DSTEPAHEAD_WERROR=ON \
+  -DPython_EXECUTABLE="$python" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$package/stepahead" >/dev/null
 rm -f "$build"/native/_native*.so
 cmake --build "$build"
 
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 "$build/native/native_tests"
+"$build/native/native_kernel_tests"
 
 # Python itself is not sanitized, so the runtimes come first in the process; its own leaks are not ours to report.
 cxx=${CXX:-g++}
