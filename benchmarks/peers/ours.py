@@ -53,7 +53,7 @@ class OurSide:
     def verify(self, prefix: list[int], rows: list[int], seconds: float) -> Answer:
         sequence = self._sequence([*prefix, rows[0]], depth=0)
         self._fill(sequence, None)
-        batch = _batch(sequence, Draft(tuple(rows[1:])))
+        batch = batch_of(sequence, Draft(tuple(rows[1:])))
         choices: list[int] = []
 
         def run(clock: Clock) -> None:
@@ -76,7 +76,7 @@ class OurSide:
         def run(clock: Clock) -> None:
             with clock("draft"):
                 proposer.propose([sequence])
-            batch = _batch(sequence, sequence.draft)
+            batch = batch_of(sequence, sequence.draft)
             assert len(sequence.draft.token_ids) == depth, "the heads drafted fewer tokens than asked"
             with clock("verify"):
                 output = self._forward(batch)
@@ -146,7 +146,7 @@ def _greedy(max_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, ignore_eos=True)
 
 
-def _batch(sequence: Sequence, draft: Draft) -> ScheduledBatch:
+def batch_of(sequence: Sequence, draft: Draft) -> ScheduledBatch:
     """The last committed token and a draft: logits for each."""
     start, num_rows = sequence.num_computed_tokens, 1 + len(draft.token_ids)
     return ScheduledBatch((ScheduledRows(sequence, start, start + num_rows, draft, 0, 0, num_rows),))
