@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from weights import random_weights
 
+from stepahead import _native
 from stepahead.backends.base import AttentionRows, Floats, Rope
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.gguf import QuantType
 
-TYPES = [QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")]
+TYPES = [type for type in QuantType if type.id in _native.NATIVE_TYPES]
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 4096, 64, 8, 128
 EXPERTS, EXPERT_WIDTH, TOP_K = 32, 1280, 8
 

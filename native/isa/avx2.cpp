@@ -5,6 +5,6 @@
 namespace stepahead {
 
 // Constant initialisation: no code of this instruction set runs before the table is chosen.
-constinit const KernelTable avx2_table = STEPAHEAD_TABLE(avx2);
+constinit const KernelTable avx2_table = avx2::make_table("avx2");
 
 }  // namespace stepahead

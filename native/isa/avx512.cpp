@@ -5,6 +5,6 @@
 
 namespace stepahead {
 
-constinit const KernelTable avx512_table = STEPAHEAD_TABLE(avx512);
+constinit const KernelTable avx512_table = avx512::make_table("avx512");
 
 }  // namespace stepahead

@@ -8,8 +8,10 @@
 namespace stepahead {
 
 // The weight types that have kernels of their own; every other type of GGUF is decoded to F32 at use.
-enum class WeightType { F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K };
-inline constexpr size_t kNumWeightTypes = 8;
+enum class WeightType {
+  F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, Q2_K, Q3_K, IQ4_XS, IQ3_XXS
+};
+inline constexpr size_t kNumWeightTypes = 17;
 
 enum class KVType { F32, F16, Q8_0 };
 
@@ -46,6 +48,15 @@ inline constexpr TypeInfo kTypeInfo[kNumWeightTypes] = {
     {"Q4_K", 12, 256, 144, 256, 0},
     {"Q5_K", 13, 256, 176, 256, 0},
     {"Q6_K", 14, 256, 210, 256, 208},
+    {"Q4_1", 3, 32, 20, 32, 0},
+    {"Q5_0", 6, 32, 22, 32, 0},
+    {"Q5_1", 7, 32, 24, 32, 0},
+    {"IQ4_NL", 20, 32, 18, 32, 0},
+    {"MXFP4", 39, 32, 17, 32, 0},
+    {"Q2_K", 10, 256, 84, 256, 0},
+    {"Q3_K", 11, 256, 110, 256, 108},
+    {"IQ4_XS", 23, 256, 136, 256, 0},
+    {"IQ3_XXS", 18, 256, 98, 256, 0},
 };
 
 constexpr const TypeInfo& info(WeightType type) { return kTypeInfo[static_cast<size_t>(type)]; }

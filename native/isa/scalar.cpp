@@ -3,6 +3,6 @@
 
 namespace stepahead {
 
-constinit const KernelTable scalar_table = STEPAHEAD_TABLE(scalar);
+constinit const KernelTable scalar_table = scalar::make_table("scalar");
 
 }  // namespace stepahead

@@ -8,31 +8,73 @@
 #include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/dequantize.h"
+#include "kernels/formats_256.h"
+#include "kernels/formats_32.h"
 #include "kernels/kv_store.h"
 #include "kernels/linear_float.h"
 #include "kernels/linear_int8.h"
 #include "kernels/linear_interleaved.h"
+#include "kernels/linear_scalar.h"
 #include "kernels/norm_rope.h"
 #include "kernels/quantize_row.h"
 
-// NOLINTNEXTLINE: one table an instruction set
-#define STEPAHEAD_TABLE(isa)                                                                                         \
-  {#isa,                                                                                                             \
-   {isa::linear_float<isa::F32>, isa::linear_float<isa::F16>, isa::linear_float<isa::BF16>,                          \
-    isa::linear_int8<isa::Q8_0>, isa::linear_int8<isa::Q4_0>, isa::linear_int8<isa::Q4_K>,                           \
-    isa::linear_int8<isa::Q5_K>, isa::linear_int8<isa::Q6_K>},                                                       \
-   {nullptr, nullptr, nullptr, isa::linear_interleaved<isa::Q8_0>, isa::linear_interleaved<isa::Q4_0>,               \
-    isa::linear_interleaved<isa::Q4_K>, isa::linear_interleaved<isa::Q5_K>, isa::linear_interleaved<isa::Q6_K>},     \
-   {isa::dequantize_float<isa::F32>, isa::dequantize_float<isa::F16>, isa::dequantize_float<isa::BF16>,              \
-    isa::dequantize_q8_0, isa::dequantize_q4_0, isa::dequantize_q4_k, isa::dequantize_q5_k, isa::dequantize_q6_k},   \
-   isa::quantize_row,                                                                                                \
-   isa::add,                                                                                                         \
-   isa::add_scaled,                                                                                                  \
-   isa::sigmoid,                                                                                                     \
-   isa::exp,                                                                                                         \
-   isa::swiglu,                                                                                                      \
-   isa::scale,                                                                                                       \
-   isa::rms_norm,                                                                                                    \
-   isa::rope,                                                                                                        \
-   {isa::kv_store_f32, isa::kv_store_f16, isa::kv_store_q8_0},                                                       \
-   {isa::attention<isa::F32>, isa::attention<isa::F16>, isa::attention<isa::KVQ8_0>}}
+namespace stepahead::STEPAHEAD_ISA {
+
+template <class Type>
+static consteval void add_float(KernelTable& table, WeightType type) {
+  const auto at = static_cast<size_t>(type);
+  table.linear[at] = linear_float<Type>;
+  table.dequantize[at] = dequantize_float<Type>;
+}
+
+template <class Format>
+static consteval void add_format(KernelTable& table, LinearKernel linear) {
+  constexpr TypeInfo type = info(Format::type);
+  static_assert(sizeof(typename Format::Block) == type.block_bytes && Format::elements == type.block_size);
+  const auto at = static_cast<size_t>(Format::type);
+  table.linear[at] = linear;
+  table.linear_interleaved[at] = linear_interleaved<Format>;
+  table.dequantize[at] = dequantize_blocks<Format>;
+}
+
+// Formats whose linear_int8 has vector twins.
+template <class... Formats>
+static consteval void add_vector_formats(KernelTable& table) {
+  (add_format<Formats>(table, linear_int8<Formats>), ...);
+}
+
+template <class... Formats>
+static consteval void add_scalar_formats(KernelTable& table) {
+  (add_format<Formats>(table, linear_scalar<Formats>), ...);
+}
+
+static consteval KernelTable make_table(const char* name) {
+  KernelTable table = {};
+  table.name = name;
+  add_float<F32>(table, WeightType::F32);
+  add_float<F16>(table, WeightType::F16);
+  add_float<BF16>(table, WeightType::BF16);
+  add_vector_formats<Q8_0, Q4_0, Q4_K, Q5_K, Q6_K>(table);
+  add_scalar_formats<Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, Q2_K, Q3_K, IQ4_XS, IQ3_XXS>(table);
+  for (const LinearKernel linear : table.linear) {
+    if (linear == nullptr) throw "a type of WeightType has no kernels";  // at compile time
+  }
+  table.quantize_row = quantize_row;
+  table.add = add;
+  table.add_scaled = add_scaled;
+  table.sigmoid = sigmoid;
+  table.exp = exp;
+  table.swiglu = swiglu;
+  table.scale = scale;
+  table.rms_norm = rms_norm;
+  table.rope = rope;
+  table.kv_store[static_cast<size_t>(KVType::F32)] = kv_store_f32;
+  table.kv_store[static_cast<size_t>(KVType::F16)] = kv_store_f16;
+  table.kv_store[static_cast<size_t>(KVType::Q8_0)] = kv_store_q8_0;
+  table.attention[static_cast<size_t>(KVType::F32)] = attention<F32>;
+  table.attention[static_cast<size_t>(KVType::F16)] = attention<F16>;
+  table.attention[static_cast<size_t>(KVType::Q8_0)] = attention<KVQ8_0>;
+  return table;
+}
+
+}  // namespace stepahead::STEPAHEAD_ISA

@@ -34,6 +34,12 @@ static inline uint16_t load_u16(const uint8_t* p) noexcept {
   return bits;
 }
 
+static inline uint32_t load_u32(const uint8_t* p) noexcept {
+  uint32_t bits;
+  memcpy(&bits, p, 4);
+  return bits;
+}
+
 static inline float load_f32(const uint8_t* p) noexcept {
   float x;
   memcpy(&x, p, 4);

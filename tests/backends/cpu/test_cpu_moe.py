@@ -87,6 +87,7 @@ def test_ffn_of_mixed_types_and_rows_that_do_not_know_their_neighbours() -> None
         [QuantType.Q4_K, QuantType.Q8_0, QuantType.Q6_K],
         [QuantType.F16, QuantType.Q4_0, QuantType.F32],
         [QuantType.Q4_K, QuantType.Q3_K, QuantType.Q5_K],
+        [QuantType.Q4_K, DECODED_TYPES[0], QuantType.Q5_K],
     ):
         data = expert_weights(types)
         y = on_all(lambda b, types=types, data=data: ffn(b, x, logits, data, types))
@@ -132,7 +133,7 @@ def test_no_rows() -> None:
     assert ffn(BEST, *empty, data, [QuantType.Q4_K] * 3).shape == (0, WIDTH)
 
 
-@pytest.mark.parametrize("type", [QuantType.F32, QuantType.Q2_K], ids=lambda t: t.name)
+@pytest.mark.parametrize("type", [QuantType.F32, DECODED_TYPES[0]], ids=lambda t: t.name)
 def test_what_does_not_fit_is_refused(type: QuantType) -> None:
     def matrix(*shape: int):
         return BEST.load_matrix(np.zeros(type.nbytes(shape), np.uint8), type, shape)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cpu_cases import BEST, assert_same_bits, normal, on_all, random_bytes, rows_alone
+from cpu_cases import BEST, NATIVE_TYPES, assert_same_bits, normal, on_all, random_bytes, rows_alone
 
 from stepahead.backends.base import Rope
 from stepahead.backends.reference.ops import ReferenceBackend
@@ -30,6 +30,15 @@ def test_embed_is_dequantize(type: QuantType) -> None:
     for bad in (-1, 19, 2**31 - 1):
         with pytest.raises(BackendError, match=str(bad)):
             BEST.embed(table, ints(0, bad))
+
+
+@pytest.mark.parametrize("type", NATIVE_TYPES, ids=lambda t: t.name)
+def test_embed_of_any_bytes_is_dequantize(type: QuantType) -> None:
+    data = np.random.default_rng(1).integers(0, 256, (256, type.row_bytes(256)), np.uint8)
+    if type is QuantType.MXFP4:  # every exponent, the denormal ones and the largest too
+        data.reshape(-1, 17)[::8, 0] = range(256)
+    y = on_all(lambda b: b.embed(b.load_matrix(data, type, (256, 256)), np.arange(256, dtype=np.int32)).numpy())
+    assert_same_bits(y, dequantize(data, type))
 
 
 @pytest.mark.parametrize("type", [QuantType.F16, QuantType.BF16], ids=lambda t: t.name)

@@ -5,13 +5,9 @@ import numpy as np
 from stepahead.backends.base import Floats
 from stepahead.gguf.quants import QuantType
 
-INT8_BLOCK = {
-    QuantType.Q8_0: 32,
-    QuantType.Q4_0: 32,
-    QuantType.Q4_K: 256,
-    QuantType.Q5_K: 256,
-    QuantType.Q6_K: 256,
-}
+_OF_32 = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")
+_OF_256 = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ3_XXS")
+INT8_BLOCK = {QuantType[name]: QuantType[name].block_size for name in _OF_32 + _OF_256}
 """Types that the CPU backend multiplies as integers, and the activations' block; all others see float32."""
 HALF_MIN, HALF_MAX = np.float32(2.0**-14), np.float32(65504.0)
 """The normal halves: scales of blocks of 32 among them are rounded to one, as llama.cpp stores them."""
