@@ -1,5 +1,6 @@
 #include "core/thread_pool.h"
 
+#include <algorithm>
 #include <system_error>
 
 #include "core/error.h"
@@ -37,6 +38,10 @@ void spin_then_wait(const std::atomic<T>& value, const Ready& ready) noexcept {
   }
 }
 
+// Each share is cut into so many grains at most: what a thread that is late or slow leaves to the others comes in
+// pieces of 1/8 of its share, and a piece is still far larger than the price of claiming it.
+constexpr size_t kGrainsAShare = 8;
+
 // A forked child has the pool but not its threads: it counts the forks, and pools of an older count work alone.
 std::atomic<int> fork_count{0};
 
@@ -51,10 +56,14 @@ int current_fork() noexcept {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), fork_generation_(current_fork()) {
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(num_threads),
+      fork_generation_(current_fork()),
+      shares_(new Share[static_cast<size_t>(num_threads)]),
+      active_(num_threads) {
   workers_.reserve(static_cast<size_t>(num_threads));
   try {
-    for (int index = 1; index < num_threads; ++index) workers_.emplace_back([this, index] { work(index); });
+    for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
   } catch (const std::system_error&) {
     const size_t started = workers_.size() + 1;
     stop_and_join();
@@ -72,42 +81,78 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::stop_and_join() noexcept {
-  stop_ = true;
+  stop_.store(true, std::memory_order_relaxed);
+  set_active_threads(num_threads_);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run_part(int index) const noexcept {
-  const size_t threads = static_cast<size_t>(num_threads_), i = static_cast<size_t>(index);
-  const size_t share = count_ / threads, rest = count_ % threads;
-  const size_t begin = i * share + (i < rest ? i : rest);
-  const size_t end = begin + share + (i < rest);
-  if (begin < end) function_(context_, begin, end, i);
+void ThreadPool::set_active_threads(int active) noexcept {
+  const std::lock_guard lock(mutex_);
+  active_.store(active, std::memory_order_release);
+  active_.notify_all();
 }
 
-void ThreadPool::run_parts(size_t count, Function function, const void* context) noexcept {
+size_t ThreadPool::Job::share_begin(size_t share) const noexcept {
+  return share * (count / num_shares) + std::min(share, count % num_shares);
+}
+
+size_t ThreadPool::Job::num_grains(size_t share) const noexcept {
+  return (share_begin(share + 1) - share_begin(share) + grain - 1) / grain;
+}
+
+void ThreadPool::Job::run(size_t share, size_t grains_left, size_t thread) const noexcept {
+  const size_t begin = share_begin(share) + (num_grains(share) - grains_left) * grain;
+  function(context, begin, std::min(begin + grain, share_begin(share + 1)), thread);
+}
+
+void ThreadPool::run_shared(size_t count, Function function, const void* context) noexcept {
   if (current_fork() != fork_generation_) return function(context, 0, count, 0);
   const std::lock_guard lock(mutex_);
-  function_ = function;
-  context_ = context;
-  count_ = count;
-  pending_.store(num_threads_ - 1, std::memory_order_relaxed);
+  const size_t num_shares = std::min(count, static_cast<size_t>(active_threads()));
+  const size_t grains = num_shares * kGrainsAShare;
+  job_ = {function, context, count, num_shares, (count + grains - 1) / grains};
+  size_t to_finish = 0;
+  for (size_t share = 0; share < num_shares; ++share) to_finish += job_.num_grains(share);
+  grains_to_finish_.store(static_cast<unsigned>(to_finish), std::memory_order_relaxed);
+  for (size_t share = 0; share < num_shares; ++share) {
+    shares_[share].grains_left.store(static_cast<unsigned>(job_.num_grains(share)), std::memory_order_release);
+  }
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
-  run_part(0);
-  spin_then_wait(pending_, [](int pending) { return pending == 0; });
+  help(0);
+  spin_then_wait(grains_to_finish_, [](unsigned grains) { return grains == 0; });
 }
 
-void ThreadPool::work(int index) noexcept {
+// Claiming is counting a share's grains down by one. Whoever succeeds holds a grain of the job that is running then,
+// even if what it read before was an older job's count: the number of the grain is the count, and each is reached once
+// a job. Until the grain is finished the caller waits, so that the job stays as it is.
+void ThreadPool::help(size_t thread) noexcept {
+  const auto num_shares = static_cast<size_t>(num_threads_);
+  unsigned finished = 0;
+  for (size_t i = 0; i < num_shares; ++i) {
+    const size_t share = (thread + i) % num_shares;
+    std::atomic<unsigned>& left = shares_[share].grains_left;
+    for (unsigned seen = left.load(std::memory_order_relaxed); seen != 0;) {
+      if (!left.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
+      job_.run(share, seen--, thread);
+      ++finished;
+    }
+  }
+  if (finished == 0) return;
+  if (grains_to_finish_.fetch_sub(finished, std::memory_order_acq_rel) == finished) grains_to_finish_.notify_one();
+}
+
+void ThreadPool::work(int thread) noexcept {
   const FloatEnv env;
   unsigned seen = 0;
   for (;;) {
     spin_then_wait(generation_, [seen](unsigned generation) { return generation != seen; });
-    ++seen;
-    if (stop_) return;
-    run_part(index);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    seen = generation_.load(std::memory_order_acquire);
+    for (int active; (active = active_.load(std::memory_order_acquire)) <= thread;) active_.wait(active);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    help(static_cast<size_t>(thread));
   }
 }
 

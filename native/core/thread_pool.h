@@ -1,6 +1,8 @@
-// One pool of threads a backend. Work is a range of outputs cut into one contiguous part a thread, always at the same
-// places, so that which thread computes what never depends on timing. Between ops the workers spin a bounded time
-// (a wake-up costs more than many ops), then park.
+// One pool of threads a backend. Work is a range of outputs, cut into one share a thread and each share into grains.
+// A thread computes the grains of its own share in order (its weights stream from memory, and the next step gives it
+// the same ones), then takes what is left of the others'. The work is done when all grains are: a thread that sleeps,
+// or that the system runs something else on, holds up nobody unless it has begun a grain. Which thread computes what
+// depends on timing; no output does, since each is computed within one grain, in one order.
 #pragma once
 
 #include <atomic>
@@ -21,45 +23,61 @@ class ThreadPool {
   ~ThreadPool();
 
   int num_threads() const noexcept { return num_threads_; }
+  // How many of them work: 1 to num_threads(). The others sleep.
+  int active_threads() const noexcept { return active_.load(std::memory_order_relaxed); }
+  void set_active_threads(int active) noexcept;
 
-  // task(begin, end), or task(begin, end, index of the part) for those with scratch memory, on num_threads() parts of
-  // [0, count); returns when all are done. The task must not throw.
+  // task(begin, end), or task(begin, end, thread) for those with scratch memory a thread, until all of [0, count) is
+  // done. One thread is given several ranges, one after the other. The task must not throw.
   template <class Task>
   void run(size_t count, const Task& task) noexcept {
-    constexpr Function function = [](const void* context, size_t begin, size_t end, size_t index) noexcept {
+    constexpr Function function = [](const void* context, size_t begin, size_t end, size_t thread) noexcept {
       const Task& task = *static_cast<const Task*>(context);
       if constexpr (std::is_nothrow_invocable_v<const Task&, size_t, size_t>) {
-        (void)index;
+        (void)thread;
         task(begin, end);
       } else {
         static_assert(std::is_nothrow_invocable_v<const Task&, size_t, size_t, size_t>,
                       "exceptions never cross threads");
-        task(begin, end, index);
+        task(begin, end, thread);
       }
     };
     if (count == 0) return;
-    if (num_threads_ == 1 || count == 1) return function(&task, 0, count, 0);
-    run_parts(count, function, &task);
+    if (count == 1 || active_threads() == 1) return function(&task, 0, count, 0);
+    run_shared(count, function, &task);
   }
 
  private:
   using Function = void (*)(const void*, size_t, size_t, size_t) noexcept;
 
-  void run_parts(size_t count, Function function, const void* context) noexcept;
-  void work(int index) noexcept;
+  struct Job {
+    Function function = nullptr;
+    const void* context = nullptr;
+    size_t count = 0, num_shares = 1, grain = 1;
+
+    size_t share_begin(size_t share) const noexcept;
+    size_t num_grains(size_t share) const noexcept;
+    void run(size_t share, size_t grains_left, size_t thread) const noexcept;
+  };
+  struct alignas(64) Share {
+    std::atomic<unsigned> grains_left{0};
+  };
+
+  void run_shared(size_t count, Function function, const void* context) noexcept;
+  void help(size_t thread) noexcept;
+  void work(int thread) noexcept;
   void stop_and_join() noexcept;
-  void run_part(int index) const noexcept;
 
   const int num_threads_;
   const int fork_generation_;
   std::mutex mutex_;  // one op at a time: several Python threads may share a backend
-  // What the workers do in this generation; published by `generation_`.
-  Function function_ = nullptr;
-  const void* context_ = nullptr;
-  size_t count_ = 0;
-  bool stop_ = false;
-  alignas(64) std::atomic<unsigned> generation_{0};
-  alignas(64) std::atomic<int> pending_{0};
+  // Written while no grain is left or running, read by those who hold a grain: never at the same time.
+  Job job_;
+  const std::unique_ptr<Share[]> shares_;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> active_;
+  alignas(64) std::atomic<unsigned> generation_{0};     // counts the jobs; workers sleep on it
+  alignas(64) std::atomic<unsigned> grains_to_finish_{0};  // the caller sleeps on it
   std::vector<std::thread> workers_;
 };
 
