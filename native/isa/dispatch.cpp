@@ -2,7 +2,32 @@
 
 #include "core/error.h"
 
+#if defined(STEPAHEAD_HAVE_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(STEPAHEAD_HAVE_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace stepahead {
+namespace {
+
+#if defined(STEPAHEAD_HAVE_ARM64)
+// Integer dot products: optional in ARMv8.0 and 8.1, and there on everything newer.
+bool has_dotprod() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+  int value = 0;
+  size_t size = sizeof(value);
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+}  // namespace
 
 std::vector<const KernelTable*> available_tables() {
   std::vector<const KernelTable*> tables;
@@ -15,6 +40,9 @@ std::vector<const KernelTable*> available_tables() {
                       __builtin_cpu_supports("avx512vnni");
   if (avx2 && avx512) tables.push_back(&avx512_table);
   if (avx2) tables.push_back(&avx2_table);
+#elif defined(STEPAHEAD_HAVE_ARM64)
+  if (has_dotprod()) tables.push_back(&neon_dotprod_table);
+  tables.push_back(&neon_table);
 #endif
   tables.push_back(&scalar_table);
   return tables;

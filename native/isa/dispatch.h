@@ -11,6 +11,8 @@ namespace stepahead {
 extern const KernelTable scalar_table;
 extern const KernelTable avx2_table;
 extern const KernelTable avx512_table;
+extern const KernelTable neon_table;
+extern const KernelTable neon_dotprod_table;
 
 // Best first; the last is always "scalar".
 std::vector<const KernelTable*> available_tables();

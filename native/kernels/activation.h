@@ -17,16 +17,17 @@ static void add_scaled(const float* x, float weight, size_t n, float* acc) noexc
   for (size_t i = 0; i < n; ++i) acc[i] = fma(weight, x[i], acc[i]);
 }
 
-// limit above this caps silu(gate) and clips up; anything else means no limit.
+// A limit above kLimitThreshold caps silu(gate) and clips up; anything else means no limit, which is one of infinity.
 static constexpr float kLimitThreshold = 1e-6f;
 
+static inline float limit_of(float limit) noexcept { return limit > kLimitThreshold ? limit : __builtin_inff(); }
+
+// Without a branch: where the compiler has fused operations, it makes vectors of this.
 static inline float swiglu_1(float gate, float up, float limit) noexcept {
   float g = silu_1(gate);
-  if (limit > kLimitThreshold) {
-    g = limit < g ? limit : g;  // NaN passes, here and below
-    up = limit < up ? limit : up;
-    up = -limit > up ? -limit : up;
-  }
+  g = limit < g ? limit : g;  // NaN passes, here and below
+  up = limit < up ? limit : up;
+  up = -limit > up ? -limit : up;
   return g * up;
 }
 
@@ -41,6 +42,7 @@ static void sigmoid(const float* x, size_t n, float* out) noexcept {
 }
 
 static void swiglu(const float* gate, const float* up, size_t n, float limit, float* out) noexcept {
+  limit = limit_of(limit);
   for (size_t i = 0; i < n; ++i) out[i] = swiglu_1(gate[i], up[i], limit);
 }
 
@@ -59,14 +61,12 @@ static void sigmoid(const float* x, size_t n, float* out) noexcept {
 }
 
 static void swiglu(const float* gate, const float* up, size_t n, float limit, float* out) noexcept {
+  limit = limit_of(limit);
   const __m256 most = _mm256_set1_ps(limit), least = _mm256_set1_ps(-limit);
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    __m256 g = silu_8(_mm256_loadu_ps(gate + i)), u = _mm256_loadu_ps(up + i);
-    if (limit > kLimitThreshold) {
-      g = _mm256_min_ps(most, g);  // the second operand where one is NaN
-      u = _mm256_max_ps(least, _mm256_min_ps(most, u));
-    }
+    const __m256 g = _mm256_min_ps(most, silu_8(_mm256_loadu_ps(gate + i)));  // the second operand where one is NaN
+    const __m256 u = _mm256_max_ps(least, _mm256_min_ps(most, _mm256_loadu_ps(up + i)));
     _mm256_storeu_ps(out + i, _mm256_mul_ps(g, u));
   }
   for (; i < n; ++i) out[i] = swiglu_1(gate[i], up[i], limit);

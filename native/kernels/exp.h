@@ -18,8 +18,7 @@ static inline float exp_1(float x) noexcept {
   const float shifted = fma(x, kLog2E, kRound);
   const float n = shifted - kRound;
   const float r = fma(-n, kLn2Low, fma(-n, kLn2High, x));
-  float p = kExp[4];
-  for (int i = 3; i >= 0; --i) p = fma(p, r, kExp[i]);
+  float p = fma(fma(fma(fma(kExp[4], r, kExp[3]), r, kExp[2]), r, kExp[1]), r, kExp[0]);
   p = fma(p, r * r, r) + 1.0f;
   // 2^n in two factors: n reaches from -150 to 128, beyond one exponent. Unsigned, as n is garbage for NaN.
   const uint32_t whole = bits_of(shifted) - bits_of(kRound);

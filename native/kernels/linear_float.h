@@ -12,7 +12,7 @@ static inline void dot_into_lanes(const uint8_t* w, const float* x, size_t begin
   for (size_t k = begin; k < end; ++k) lanes[k % 8] = fma(Type::load(w + k * Type::bytes), x[k], lanes[k % 8]);
 }
 
-#if !defined(STEPAHEAD_VECTOR_AVX2)
+#if !defined(STEPAHEAD_VECTOR_AVX2) && !defined(STEPAHEAD_VECTOR_NEON)
 
 template <class Type>
 static void linear_float(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
@@ -29,6 +29,24 @@ static void linear_float(const uint8_t* matrix, size_t row_bytes, size_t begin, 
 #else
 
 // The eight lanes of one output.
+#if defined(STEPAHEAD_VECTOR_NEON)
+struct LanesOf1 {
+  static constexpr size_t outputs = 1;
+  float32x4_t low, high;
+  static LanesOf1 zero() noexcept { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
+  template <class Type>
+  static LanesOf1 weights(const uint8_t* w, size_t) noexcept {
+    const Floats x = Type::load_8(w);
+    return {x.low, x.high};
+  }
+  static LanesOf1 activations(const float* x) noexcept { return {vld1q_f32(x), vld1q_f32(x + 4)}; }
+  void add_product(const LanesOf1& w, const LanesOf1& x) noexcept {
+    low = vfmaq_f32(low, w.low, x.low);
+    high = vfmaq_f32(high, w.high, x.high);
+  }
+  void store(float* out) const noexcept { vst1q_f32(out, low), vst1q_f32(out + 4, high); }
+};
+#else
 struct LanesOf1 {
   static constexpr size_t outputs = 1;
   __m256 lanes;
@@ -41,6 +59,7 @@ struct LanesOf1 {
   void add_product(LanesOf1 w, LanesOf1 x) noexcept { lanes = _mm256_fmadd_ps(w.lanes, x.lanes, lanes); }
   void store(float* out) const noexcept { _mm256_storeu_ps(out, lanes); }
 };
+#endif
 
 #if defined(STEPAHEAD_VECTOR_AVX512)
 
@@ -67,7 +86,11 @@ static constexpr size_t vectors_beside(size_t) noexcept { return 4; }
 
 using WidestLanes = LanesOf1;
 static constexpr size_t kMostRows = 4;
+#if defined(STEPAHEAD_VECTOR_NEON)
+static constexpr size_t vectors_beside(size_t r) noexcept { return r >= 3 ? 2 : 4; }
+#else
 static constexpr size_t vectors_beside(size_t r) noexcept { return r >= 3 ? 2 : r == 2 ? 4 : 8; }
+#endif
 
 #endif
 
@@ -78,13 +101,15 @@ static inline void tile_float(const uint8_t* w, size_t row_bytes, size_t num_in,
                               float* const* y, size_t at, const uint8_t* next) noexcept {
   constexpr size_t bytes = 8 * V * Lanes::outputs * Type::bytes;  // of weights a step
   Lanes acc[V][R];
+#pragma GCC unroll 8
   for (size_t v = 0; v < V; ++v) {
+#pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) acc[v][r] = Lanes::zero();
   }
   const size_t whole = num_in & ~size_t{7};
   for (size_t k = 0; k < whole; k += 8) {
     for (size_t i = 0; next != nullptr && i < bytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next + k / 8 * bytes + i), _MM_HINT_T0);
+      __builtin_prefetch(next + k / 8 * bytes + i);
     }
     Lanes weights[V];
 #pragma GCC unroll 8
@@ -98,14 +123,18 @@ static inline void tile_float(const uint8_t* w, size_t row_bytes, size_t num_in,
       for (size_t v = 0; v < V; ++v) acc[v][r].add_product(weights[v], x);
     }
   }
+  float lanes[V][R][8 * Lanes::outputs];
+#pragma GCC unroll 8
+  for (size_t v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) acc[v][r].store(lanes[v][r]);
+  }
   for (size_t v = 0; v < V; ++v) {
     for (size_t r = 0; r < R; ++r) {
-      float lanes[8 * Lanes::outputs];
-      acc[v][r].store(lanes);
       for (size_t i = 0; i < Lanes::outputs; ++i) {
         const size_t o = v * Lanes::outputs + i;
-        dot_into_lanes<Type>(w + o * row_bytes, rows[r].x, whole, num_in, lanes + 8 * i);
-        y[r][at + o] = sum_lanes(lanes + 8 * i);
+        dot_into_lanes<Type>(w + o * row_bytes, rows[r].x, whole, num_in, lanes[v][r] + 8 * i);
+        y[r][at + o] = sum_lanes(lanes[v][r] + 8 * i);
       }
     }
   }

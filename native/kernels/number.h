@@ -7,6 +7,8 @@
 
 #if defined(STEPAHEAD_VECTOR_AVX2)
 #include <immintrin.h>
+#elif defined(STEPAHEAD_VECTOR_NEON)
+#include <arm_neon.h>
 #endif
 
 // For what a kernel must not call: vectors would pass through memory, and GCC drops calls that only prefetch.
@@ -50,6 +52,10 @@ static inline float load_f32(const uint8_t* p) noexcept {
 static inline float half_to_float(uint16_t h) noexcept {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   return _cvtsh_ss(h);
+#elif defined(STEPAHEAD_VECTOR_NEON)
+  __fp16 half;
+  memcpy(&half, &h, 2);
+  return half;
 #else
   const uint32_t sign = uint32_t{h & 0x8000u} << 16, rest = h & 0x7FFFu;
   if (rest >= 0x7C00) return float_of(sign | 0x7F800000 | (rest & 0x3FF) << 13);  // Inf, NaN
@@ -63,6 +69,11 @@ static inline float half_to_float(uint16_t h) noexcept {
 static inline uint16_t float_to_half(float x) noexcept {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(STEPAHEAD_VECTOR_NEON)
+  const auto half = static_cast<__fp16>(x);
+  uint16_t h;
+  memcpy(&h, &half, 2);
+  return h;
 #else
   const uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, rest = bits & 0x7FFFFFFF;
   if (rest > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
@@ -118,6 +129,20 @@ static inline __m256i sum_lanes_of_8(const __m256i* v) noexcept {
 static inline __m256i load_256(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 static inline __m128i load_128(const void* p) noexcept { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
+#elif defined(STEPAHEAD_VECTOR_NEON)
+
+// Eight lanes.
+struct Floats {
+  float32x4_t low, high;
+};
+
+static inline Floats load_floats(const float* p) noexcept { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+static inline void store_floats(float* p, Floats x) noexcept { vst1q_f32(p, x.low), vst1q_f32(p + 4, x.high); }
+static inline Floats zero_floats() noexcept { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
+static inline Floats fma(Floats a, Floats b, Floats c) noexcept {
+  return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
+}
+
 #endif
 
 // F32, F16 and BF16 elements: weights, and F32 and F16 in the KV cache.
@@ -126,6 +151,10 @@ struct F32 {
   static float load(const uint8_t* p) noexcept { return load_f32(p); }
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
+#elif defined(STEPAHEAD_VECTOR_NEON)
+  static Floats load_8(const uint8_t* p) noexcept {
+    return {vreinterpretq_f32_u8(vld1q_u8(p)), vreinterpretq_f32_u8(vld1q_u8(p + 16))};
+  }
 #endif
 #if defined(STEPAHEAD_VECTOR_AVX512)
   static __m512 load_8_and_8(const uint8_t* p, const uint8_t* q) noexcept {
@@ -139,6 +168,11 @@ struct F16 {
   static float load(const uint8_t* p) noexcept { return half_to_float(load_u16(p)); }
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_cvtph_ps(load_128(p)); }
+#elif defined(STEPAHEAD_VECTOR_NEON)
+  static Floats load_8(const uint8_t* p) noexcept {
+    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+    return {vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
+  }
 #endif
 #if defined(STEPAHEAD_VECTOR_AVX512)
   static __m512 load_8_and_8(const uint8_t* p, const uint8_t* q) noexcept {
@@ -153,6 +187,11 @@ struct BF16 {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+  }
+#elif defined(STEPAHEAD_VECTOR_NEON)
+  static Floats load_8(const uint8_t* p) noexcept {
+    const uint16x8_t upper = vreinterpretq_u16_u8(vld1q_u8(p)), lower = vdupq_n_u16(0);
+    return {vreinterpretq_f32_u16(vzip1q_u16(lower, upper)), vreinterpretq_f32_u16(vzip2q_u16(lower, upper))};
   }
 #endif
 #if defined(STEPAHEAD_VECTOR_AVX512)

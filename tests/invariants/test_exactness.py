@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stepahead import LLM, Completion, SamplingParams, Speculation
-from support.backends import BACKENDS, load
+from support.backends import BACKENDS, VECTOR_TABLES, load
 
 MODELS = ("f32", "q8_0", "q4_k", "q6_k")
 RNG = np.random.default_rng(11)
@@ -82,7 +82,7 @@ def test_a_turn_that_extends_its_own_sequence_equals_recomputing(path, backend: 
     assert again.speculation.num_accepted_tokens_per_pos == cold.speculation.num_accepted_tokens_per_pos
 
 
-@pytest.mark.parametrize("isa", ["cpu-scalar", "cpu-avx2", "cpu-avx512"])
+@pytest.mark.parametrize("isa", ["cpu-scalar", *VECTOR_TABLES])
 def test_threads_do_not_change_a_bit(path, isa: str, monkeypatch) -> None:
     """I7"""
     one = load(path, isa, monkeypatch, threads=1).logits(LONG)
@@ -91,7 +91,7 @@ def test_threads_do_not_change_a_bit(path, isa: str, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
-@pytest.mark.parametrize("isa", ["cpu-avx2", "cpu-avx512"])
+@pytest.mark.parametrize("isa", VECTOR_TABLES)
 def test_tables_give_the_bits_of_scalar(path, kv_type: str, isa: str, monkeypatch) -> None:
     """I8, whole model"""
     tables = [load(path, each, monkeypatch, kv_type=kv_type).logits(LONG) for each in ("cpu-scalar", isa)]
@@ -100,7 +100,7 @@ def test_tables_give_the_bits_of_scalar(path, kv_type: str, isa: str, monkeypatc
 
 def test_cpu_agrees_with_the_reference(path, monkeypatch) -> None:
     """I8. A near tie in a router flips an expert, so the mean is bounded over rows, and most rows tightly."""
-    cpu: LLM = load(path, "cpu-avx2", monkeypatch)
+    cpu: LLM = load(path, VECTOR_TABLES[0], monkeypatch)
     reference: LLM = load(path, "reference", monkeypatch)
     difference = np.abs(cpu.logits(LONG) - reference.logits(LONG)).max(axis=1)
     assert np.median(difference) < 1e-3

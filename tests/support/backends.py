@@ -1,10 +1,16 @@
 """The backends and instruction sets that invariants run on: the reference, and every table this CPU has."""
 
+import platform
+
 import pytest
 
 from stepahead import LLM, _native
 
-BACKENDS = ("reference", "cpu-scalar", "cpu-avx2", "cpu-avx512")
+# The vector tables of this architecture, the one for older CPUs first.
+VECTOR_TABLES = (
+    ("cpu-neon", "cpu-neon_dotprod") if platform.machine() in ("aarch64", "arm64") else ("cpu-avx2", "cpu-avx512")
+)
+BACKENDS = ("reference", "cpu-scalar", *VECTOR_TABLES)
 
 
 def load(path: object, backend: str, monkeypatch: pytest.MonkeyPatch, **kwargs: object) -> LLM:

@@ -18,7 +18,7 @@ from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
 
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx512", "neon", "neon_dotprod")
 """Every name that STEPAHEAD_ISA may have; a machine runs some of them."""
 
 

@@ -1,0 +1,9 @@
+#define STEPAHEAD_ISA neon
+#define STEPAHEAD_VECTOR_NEON
+#include "isa/table.h"
+
+namespace stepahead {
+
+constinit const KernelTable neon_table = STEPAHEAD_TABLE(neon);
+
+}  // namespace stepahead
