@@ -4,6 +4,6 @@
 
 namespace stepahead {
 
-constinit const KernelTable neon_table = STEPAHEAD_TABLE(neon);
+constinit const KernelTable neon_table = neon::make_table("neon");
 
 }  // namespace stepahead

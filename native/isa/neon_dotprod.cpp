@@ -5,6 +5,6 @@
 
 namespace stepahead {
 
-constinit const KernelTable neon_dotprod_table = STEPAHEAD_TABLE(neon_dotprod);
+constinit const KernelTable neon_dotprod_table = neon_dotprod::make_table("neon_dotprod");
 
 }  // namespace stepahead

@@ -37,6 +37,21 @@ uint16_t random_half(Random& random, bool hostile) {
   return hostile || (bits & 0x7C00) != 0x7C00 ? bits : static_cast<uint16_t>(bits & 0x83FF);
 }
 
+// Where the halves of a block lie; MXFP4 has none.
+std::vector<size_t> halves_at(WeightType type) {
+  switch (type) {
+    case WeightType::MXFP4: return {};
+    case WeightType::Q4_1:
+    case WeightType::Q5_1:
+    case WeightType::Q4_K:
+    case WeightType::Q5_K: return {0, 2};
+    case WeightType::Q2_K: return {80, 82};
+    case WeightType::Q3_K: return {108};
+    case WeightType::Q6_K: return {208};
+    default: return {0};
+  }
+}
+
 // One row of weights: scales as above, and integers at random or all at an end of their range.
 void fill_row(Random& random, WeightType type, size_t num_in, size_t row, uint8_t* out) {
   const auto& t = info(type);
@@ -58,10 +73,9 @@ void fill_row(Random& random, WeightType type, size_t num_in, size_t row, uint8_
     out[i] = pattern < std::size(kEnds) && row % 16 < 8 ? kEnds[pattern] : static_cast<uint8_t>(random.next());
   }
   for (size_t b = 0; b < num_in / t.block_size; ++b) {
-    uint8_t* block = out + b * t.block_bytes;
-    const bool hostile = row % 16 == 9;
-    store_half(block + (type == WeightType::Q6_K ? 208 : 0), random_half(random, hostile));
-    if (type == WeightType::Q4_K || type == WeightType::Q5_K) store_half(block + 2, random_half(random, hostile));
+    for (const size_t at : halves_at(type)) {
+      store_half(out + b * t.block_bytes + at, random_half(random, row % 16 == 9));
+    }
   }
 }
 
