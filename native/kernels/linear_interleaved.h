@@ -4,6 +4,10 @@
 #include "isa/kernel_table.h"
 #include "kernels/formats.h"
 
+#if defined(STEPAHEAD_VECTOR_AVX2)
+#include "kernels/linear_lanes.h"
+#endif
+
 namespace stepahead::STEPAHEAD_ISA {
 
 // Block b of row `lane` of a panel, as it was in the file.
@@ -24,6 +28,11 @@ static inline Block block_of_panel(const TypeInfo& type, const uint8_t* panel, s
 template <class Format>
 static void linear_interleaved(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
                                const ActivationRow* rows, size_t num_rows, float* const* y) noexcept {
+#if defined(STEPAHEAD_VECTOR_AVX2)
+  if constexpr (InLanes<Format>::exists) {
+    return linear_in_lanes<Format, PanelTile>(matrix, row_bytes, begin, end, num_in, rows, num_rows, y);
+  }
+#endif
   constexpr size_t elements = Format::elements;
   for (size_t o = begin; o < end; ++o) {
     const uint8_t* panel = matrix + o / kTileRows * kTileRows * row_bytes;
