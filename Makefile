@@ -2,7 +2,7 @@
 # .venv is made on first use, and the package is built and installed into it again whenever a source has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench docs figures sanitize clean
+.PHONY: help run test check format bench docs figures sanitize neon clean
 
 PYTHON ?= python3
 EXTRAS ?=
@@ -48,6 +48,9 @@ figures: $(VENV)/.installed-none  ## measure, and put the table and the picture 
 
 sanitize: $(VENV)/.installed-test  ## the native code under the address and undefined-behaviour sanitizers
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" native/tests/run_sanitized.sh
+
+neon:  ## the NEON kernels, cross-compiled and emulated; on Debian: g++-aarch64-linux-gnu qemu-user
+	native/tests/run_emulated.sh
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site

@@ -2,7 +2,9 @@
 
 #include "core/error.h"
 
-#if defined(STEPAHEAD_HAVE_ARM64) && defined(__linux__)
+#if defined(STEPAHEAD_HAVE_X86)
+#include <cpuid.h>
+#elif defined(STEPAHEAD_HAVE_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #elif defined(STEPAHEAD_HAVE_ARM64) && defined(__APPLE__)
@@ -12,7 +14,13 @@
 namespace stepahead {
 namespace {
 
-#if defined(STEPAHEAD_HAVE_ARM64)
+#if defined(STEPAHEAD_HAVE_X86)
+// What __builtin_cpu_supports has no word for in Clang.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#elif defined(STEPAHEAD_HAVE_ARM64)
 // Integer dot products: optional in ARMv8.0 and 8.1, and there on everything newer.
 bool has_dotprod() {
 #if defined(__linux__)
@@ -34,7 +42,7 @@ std::vector<const KernelTable*> available_tables() {
 #if defined(STEPAHEAD_HAVE_X86)
   // __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");

@@ -16,7 +16,6 @@
 
 namespace stepahead::STEPAHEAD_ISA {
 
-static inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
 
 static inline uint32_t bits_of(float x) noexcept {
   uint32_t bits;
@@ -28,6 +27,24 @@ static inline float float_of(uint32_t bits) noexcept {
   float x;
   memcpy(&x, &bits, 4);
   return x;
+}
+
+// One rounding.
+static inline float fma(float a, float b, float c) noexcept {
+#if defined(_WIN32) && !defined(__FMA__)
+  // The fmaf of mingw-w64 rounds twice. The product is exact in binary64; a sum rounded to odd rounds to float as the
+  // exact one would.
+  const double product = double{a} * b, sum = product + c, part = sum - product;
+  const double error = (product - (sum - part)) + (c - part);
+  uint64_t bits;
+  memcpy(&bits, &sum, 8);
+  if ((error > 0 || error < 0) && bits % 2 == 0) bits += (error > 0) == (sum > 0) ? 1 : -1;
+  double odd;
+  memcpy(&odd, &bits, 8);
+  return static_cast<float>(odd);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
 }
 
 static inline uint16_t load_u16(const uint8_t* p) noexcept {
