@@ -24,6 +24,7 @@ class EngineConfig:
     """What the user asked. None means: decide for me. Raises ConfigError for a value out of range.
 
     mtp: "auto" takes the heads of the file, "off" loads none, anything else is the path of a companion file.
+    repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
     """
 
     kv_type: str = "f16"
@@ -33,6 +34,7 @@ class EngineConfig:
     max_num_seqs: int = 8
     chunk_tokens: int = 512
     mtp: str | Path = "auto"
+    repack: str | Path = "auto"
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
@@ -50,6 +52,8 @@ class EngineConfig:
             )
         if not isinstance(self.mtp, str | Path) or not str(self.mtp):
             raise ConfigError(f'mtp={self.mtp!r} is not understood: give "auto", "off" or the path of a companion file')
+        if not isinstance(self.repack, str | Path) or not str(self.repack):
+            raise ConfigError(f'repack={self.repack!r} is not understood: give "auto", "never" or a folder')
 
     def resolve(self, file_context_length: int) -> "ResolvedConfig":
         """Decide what was left open, from the model file and the machine."""
@@ -66,6 +70,7 @@ class EngineConfig:
             max_num_seqs=self.max_num_seqs,
             chunk_tokens=self.chunk_tokens,
             mtp=str(self.mtp),
+            repack=str(self.repack),
         )
 
 
@@ -80,6 +85,7 @@ class ResolvedConfig:
     max_num_seqs: int
     chunk_tokens: int
     mtp: str  # "auto", "off", or a path
+    repack: str  # "auto", "never", or a folder
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -32,7 +32,8 @@ from stepahead.gguf import GGUFFile
 from stepahead.job import Job
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
-from stepahead.models.registry import load_model
+from stepahead.repack.loading import load_repacked
+from stepahead.repack.repacked import OnRepack
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.policy import resolve_depth
 from stepahead.speculative.proposer import NoProposer, Proposer
@@ -61,14 +62,18 @@ class LLM:
         backend: str = "cpu",
         max_num_seqs: int = 8,
         chunk_tokens: int = 512,
+        repack: str | Path = "auto",
+        on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one).
 
         mtp: "auto" uses the heads in the file, "off" none, a path those of a companion file.
         kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
         context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
-        chunk_tokens: rows a step. Raises ConfigError for a wrong argument, ModelFormatError for a damaged file,
-        UnsupportedModelError for a sound file that this version cannot run.
+        chunk_tokens: rows a step. repack: where repacked weights of a large model are kept: "auto" beside it, a path in
+        that folder, "never" nowhere and none are made; on_repack(file, done, total) hears of one being written.
+        Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
+        file that this version cannot run.
         """
         asked = EngineConfig(
             kv_type=kv_type,
@@ -78,6 +83,7 @@ class LLM:
             max_num_seqs=max_num_seqs,
             chunk_tokens=chunk_tokens,
             mtp=str(mtp),
+            repack=str(repack),
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
@@ -85,7 +91,8 @@ class LLM:
         self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
         self.tokenizer = _load_tokenizer(self._file)
         self.backend = _make_backend(asked)
-        loaded = load_model(self._file, self.backend, None if mtp == "off" else self._heads or self._file)
+        heads = None if mtp == "off" else self._heads or self._file
+        loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack)
         if self.tokenizer.vocab_size > loaded.vocab_size:
             raise ConfigError(
                 f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"

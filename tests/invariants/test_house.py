@@ -24,6 +24,7 @@ RANKS = {
     "stepahead.backends": 3,
     "stepahead.models": 4,
     "stepahead.config": 4,
+    "stepahead.repack": 5,
     "stepahead.engine": 5,
     "stepahead.speculative": 6,
     "stepahead.engine.engine": 7,
@@ -39,7 +40,7 @@ DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
 PLUMBING = {
     "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",
-    "gather_rows", "scatter_rows",
+    "gather_rows", "scatter_rows", "preferred_layout", "repack",
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -22,6 +22,12 @@ BLOCK_SIZE = 64
 
 KV_TYPES = ("f16", "f32", "q8_0")
 
+PLAIN = "plain"
+"""The layout of weights as a GGUF file has them: row after row."""
+
+PANEL_ROWS = 16
+"""Rows that another layout may mix: repacked weights are cut at multiples of it, and have as many bytes as before."""
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
@@ -108,8 +114,28 @@ class Backend(Protocol):
         ...
 
     # --- memory ---
-    def load_matrix(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> QuantMatrix:
-        """Weights over `data`, the bytes of the file (kept mapped, not copied): (out, in) or (experts, out, in)."""
+    def load_matrix(
+        self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
+    ) -> QuantMatrix:
+        """Weights over `data`, the bytes of the file (kept mapped, not copied): (out, in) or (experts, out, in).
+
+        layout: PLAIN, or what preferred_layout said and repack made.
+        """
+        ...
+
+    def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
+        """The layout in which such weights are multiplied fastest here; results have the same bits in all of them."""
+        ...
+
+    def repack(
+        self,
+        data: npt.NDArray[np.uint8],
+        type: QuantType,
+        shape: tuple[int, ...],
+        layout: str,
+        out: npt.NDArray[np.uint8],
+    ) -> None:
+        """Plain weights into `layout`; in pieces, too, of PANEL_ROWS * n rows each."""
         ...
 
     def load_vector(self, values: Floats) -> Tensor:

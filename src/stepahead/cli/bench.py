@@ -50,6 +50,7 @@ def bench(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     backend: o.BackendOption = "cpu",
+    repack: o.RepackOption = "auto",
     json_output: o.JsonOption = False,
 ) -> None:
     """Measure decoding without drafts and at each depth: tokens/s, gain, acceptance, where the time goes.
@@ -69,7 +70,7 @@ def bench(
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, ignore_eos=True)
     given = prompt is not None or file is not None
     prompts = [read_prompt(prompt, file, is_demo=False)] if given else list(PROMPTS)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, None, backend)) as llm:
+    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, None, backend, repack)) as llm:
         settings = _settings(llm, depths, chain)
         digest = _logits_hash(llm, prompts[0])
         with Bar("measuring") as bar:
@@ -142,6 +143,7 @@ def _facts(
         "backend": config.backend,
         "isa": _isa(llm),
         "threads": config.threads,
+        "repacked": [repacked.describe() for repacked in llm.repacked],
         "kv_type": config.kv_type,
         "temperature": temperature,
         "num_prompts": num_prompts,

@@ -42,6 +42,7 @@ def chat(
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
     backend: o.BackendOption = "cpu",
+    repack: o.RepackOption = "auto",
 ) -> None:
     """Talk to a model that has a chat template. Ctrl-C stops an answer, Ctrl-D leaves.
 
@@ -66,7 +67,7 @@ def chat(
         stop=stop,
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)) as llm:
+    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack)) as llm:
         if not llm.info.has_chat_template:
             raise ConfigError(
                 f"{llm.info.path}: has no chat template, so it completes text and does not converse: use stepahead run"

@@ -45,6 +45,7 @@ def inspect(
     """
     from stepahead.gguf import GGUFFile
     from stepahead.model_info import model_info
+    from stepahead.repack.repacked import find_cache
 
     path = _demo_path() if model is None else model
     with contextlib.ExitStack() as files:
@@ -52,12 +53,13 @@ def inspect(
         heads = None if mtp in ("auto", "off") else files.enter_context(GGUFFile.open(mtp))
         info = model_info(file, heads)
         loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
+        cache = find_cache(file)
         memory = {} if loaded is None else _context_memory(loaded, info, kv_type, context_length)
         if json_output:
-            json.dump(_object(info, loaded, refusal, kv_type, memory), sys.stdout)
+            json.dump(_object(info, loaded, refusal, kv_type, memory, cache), sys.stdout)
             sys.stdout.write("\n")
         else:
-            _show(info, loaded, kv_type, memory)
+            _show(info, loaded, kv_type, memory, cache)
     if refusal is not None:
         raise refusal
 
@@ -105,7 +107,12 @@ def _num_usable(model: "Model | None") -> int:
 
 
 def _object(
-    info: "ModelInfo", model: "Model | None", refusal: Exception | None, kv_type: str, memory: dict[int, dict[str, int]]
+    info: "ModelInfo",
+    model: "Model | None",
+    refusal: Exception | None,
+    kv_type: str,
+    memory: dict[int, dict[str, int]],
+    cache: Path | None,
 ) -> dict[str, Any]:
     return {
         **dataclasses.asdict(info),
@@ -113,12 +120,19 @@ def _object(
         "num_heads_usable": _num_usable(model),
         "heads_verdict": info.heads_verdict,
         "is_supported": refusal is None,
+        "repacked": None if cache is None else str(cache),
         "kv_type": kv_type,
         "context_bytes": {str(length): groups for length, groups in memory.items()},
     }
 
 
-def _show(info: "ModelInfo", model: "Model | None", kv_type: str, memory: dict[int, dict[str, int]]) -> None:
+def _show(
+    info: "ModelInfo",
+    model: "Model | None",
+    kv_type: str,
+    memory: dict[int, dict[str, int]],
+    cache: Path | None,
+) -> None:
     from rich.table import Table
 
     console = stdout()
@@ -127,6 +141,8 @@ def _show(info: "ModelInfo", model: "Model | None", kv_type: str, memory: dict[i
     grid.add_column()
     for name, value in _facts(info, model):
         grid.add_row(name, visible(value))
+    if cache is not None:
+        grid.add_row("repacked", visible(str(cache)))
     console.print(grid)
     console.print()
     console.print(_byte_table("part", info.bytes_by_part))

@@ -1,8 +1,11 @@
 """Opens the model that a command line names, and says in one line what was opened."""
 
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepahead.cli.console import stderr, visible, waiting
+from stepahead.cli.console import Bar, stderr, visible, waiting
 from stepahead.cli.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -16,24 +19,23 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
     from stepahead import LLM
 
     name = "the demo model" if options.model is None else options.model.name
-    with waiting(f"loading {visible(name)}"):
-        if options.model is None:
-            return LLM.demo(
-                mtp=options.mtp,
-                kv_type=options.kv_type,
-                threads=options.threads,
-                context_length=options.context_length,
-                backend=options.backend,
-                max_num_seqs=max_num_seqs,
-            )
-        return LLM(
-            options.model,
+    with ExitStack() as spinner, Bar("repacking weights, MB") as bar:
+        spinner.enter_context(waiting(f"loading {visible(name)}"))
+
+        def on_repack(_: Path, done: int, total: int) -> None:
+            spinner.close()  # what is announced now needs the line
+            if done:
+                bar(done // 1_000_000, total // 1_000_000)
+
+        return (LLM.demo if options.model is None else partial(LLM, options.model))(
             mtp=options.mtp,
             kv_type=options.kv_type,
             threads=options.threads,
             context_length=options.context_length,
             backend=options.backend,
             max_num_seqs=max_num_seqs,
+            repack=options.repack,
+            on_repack=on_repack,
         )
 
 
@@ -44,6 +46,7 @@ def summary(llm: "LLM") -> str:
     return visible(
         f"{info.name} · {info.arch} · {info.num_trunk_layers} layers, {heads} · {size(info.nbytes)} · "
         f"context {config.context_length} ({config.kv_type}) · {config.backend}, {config.threads} threads"
+        + "".join(f" · {repacked.describe()}" for repacked in llm.repacked)
     )
 
 

@@ -47,6 +47,14 @@ ContextOption = Annotated[
         "--context-length", help="Tokens of context. Default: the model's, at most 32768.", rich_help_panel=MODEL_PANEL
     ),
 ]
+RepackOption = Annotated[
+    str,
+    typer.Option(
+        "--repack",
+        help="Repacked weights, which are faster: 'auto' (a large model's are kept beside it), 'never', or a folder.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 BackendName = Literal["cpu", "reference"]
 BackendOption = Annotated[
     BackendName,
@@ -165,6 +173,7 @@ class LoadOptions:
     threads: int | None = None
     context_length: int | None = None
     backend: BackendName = "cpu"
+    repack: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

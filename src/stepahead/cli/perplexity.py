@@ -48,6 +48,7 @@ def perplexity(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     backend: o.BackendOption = "cpu",
+    repack: o.RepackOption = "auto",
     json_output: o.JsonOption = False,
 ) -> None:
     """Measure the perplexity of a text. Lower is better; comparable only between models with one vocabulary.
@@ -64,7 +65,7 @@ def perplexity(
     if max_tokens is not None and max_tokens < 2:
         raise ConfigError(f"--max-tokens {max_tokens} is out of range: give at least 2")
     text = read_text(file)
-    with open_llm(o.LoadOptions(model, "off", kv_type, threads, None, backend)) as llm:
+    with open_llm(o.LoadOptions(model, "off", kv_type, threads, None, backend, repack)) as llm:
         score = _score(llm, llm.tokenize(text)[:max_tokens], window)
     if json_output:
         json.dump(_object(score), sys.stdout)

@@ -45,6 +45,7 @@ def run(
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
     backend: o.BackendOption = "cpu",
+    repack: o.RepackOption = "auto",
     json_output: o.JsonOption = False,
     svg: o.SvgOption = None,
 ) -> None:
@@ -73,7 +74,7 @@ def run(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend)
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack)
     with open_llm(load) as llm:
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
     _conclude(chunks, json_output)

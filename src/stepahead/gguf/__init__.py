@@ -8,9 +8,11 @@ from stepahead.gguf.metadata import MetadataValue, TypedValue, ValueType
 from stepahead.gguf.quantize import quantize
 from stepahead.gguf.quants import QuantType, dequantize
 from stepahead.gguf.reader import GGUFFile
+from stepahead.gguf.shard import FileIdentity
 from stepahead.gguf.writer import TensorData, write_gguf, write_split_gguf
 
 __all__ = [
+    "FileIdentity",
     "GGUFFile",
     "MetadataValue",
     "QuantType",

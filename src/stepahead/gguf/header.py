@@ -59,6 +59,7 @@ class Header:
     value_types: dict[str, ValueType]  # of the value, or of an array's elements
     alignment: int
     tensors: dict[str, TensorInfo]
+    nbytes: int  # of the header itself, up to the padding before the data
 
 
 def read_header(cursor: Cursor, shard: int = 0) -> Header:
@@ -76,8 +77,9 @@ def read_header(cursor: Cursor, shard: int = 0) -> Header:
         value_types[key], metadata[key] = _read_value(cursor, f"metadata key {clip(key)}")
     alignment = _alignment(cursor, metadata, value_types)
     infos = [_read_info(cursor, index, num_tensors) for index in range(num_tensors)]
+    nbytes = cursor.position
     tensors = _place(cursor, infos, alignment, shard)
-    return Header(version, metadata, value_types, alignment, tensors)
+    return Header(version, metadata, value_types, alignment, tensors, nbytes)
 
 
 def clip(name: str) -> str:

@@ -14,7 +14,7 @@ from stepahead.gguf.block_quants import Bytes, Floats
 from stepahead.gguf.header import TensorInfo, clip
 from stepahead.gguf.metadata import MetadataReader, MetadataValue, TypedValue
 from stepahead.gguf.quants import dequantize
-from stepahead.gguf.shard import Shard, parse_shard_path, shard_path
+from stepahead.gguf.shard import FileIdentity, Shard, parse_shard_path, shard_path
 
 
 class GGUFFile(MetadataReader):
@@ -34,7 +34,7 @@ class GGUFFile(MetadataReader):
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.header.metadata)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_join_tensors(shards))
         self._value_types = first.header.value_types
-        self._data: list[Bytes] | None = [shard.data for shard in shards]
+        self._shards: list[Shard] | None = shards
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -53,19 +53,26 @@ class GGUFFile(MetadataReader):
 
     def data(self, name: str) -> Bytes:
         """The bytes of a tensor: uint8 (rows…, row_bytes), a read-only view of the mapped file."""
-        if self._data is None:
-            raise ConfigError(f"{self.path}: is closed; read tensors before close()")
         info = self._info(name)
-        flat = self._data[info.shard][info.offset : info.offset + info.nbytes]
+        flat = self._open_shards()[info.shard].data[info.offset : info.offset + info.nbytes]
         return flat.reshape(*info.shape[:-1], info.row_bytes)
 
     def array(self, name: str) -> Floats:
         """The numbers of a tensor: a new float32 array of its shape."""
         return dequantize(self.data(name), self._info(name).type)
 
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Bytes [start, stop) of a tensor will not be read again soon: their pages leave this process' memory."""
+        info = self._info(name)
+        self._open_shards()[info.shard].release(info.offset + start, info.offset + stop)
+
+    def identity(self) -> tuple[FileIdentity, ...]:
+        """Of each file; equal ones have equal contents, unless someone took pains."""
+        return tuple(shard.identity() for shard in self._open_shards())
+
     def close(self) -> None:
         """Let go of the files. Arrays that data() gave out stay valid: each keeps its mapping alive."""
-        self._data = None
+        self._shards = None
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +81,11 @@ class GGUFFile(MetadataReader):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open_shards(self) -> list[Shard]:
+        if self._shards is None:
+            raise ConfigError(f"{self.path}: is closed; read tensors before close()")
+        return self._shards
 
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)

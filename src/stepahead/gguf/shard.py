@@ -3,7 +3,9 @@
 Owns opening, mapping and shard names. Must not know how shards make one model (`reader` does).
 """
 
+import hashlib
 import mmap
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -20,12 +22,23 @@ _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells a file from its earlier and later versions. Whatever was made from it is stale once this changes."""
+
+    nbytes: int
+    mtime_ns: int
+    header_hash: str  # SHA-256 of metadata and tensor infos
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A mapped file. `data` is a read-only view of all its bytes and keeps the mapping alive."""
 
     path: Path
     header: Header
     data: Bytes
+    mapping: mmap.mmap
+    mtime_ns: int
 
     @classmethod
     def open(cls, path: Path, index: int = 0) -> "Shard":
@@ -35,13 +48,26 @@ class Shard:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+                mtime_ns = os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be opened: {error.strerror or error}") from None
         if mapping is None:
             raise ModelFormatError(f"{path}: byte 0: the file is empty, not a GGUF file")
-        return cls(path, read_header(Cursor(mapping, path), index), np.frombuffer(mapping, np.uint8))
+        header = read_header(Cursor(mapping, path), index)
+        return cls(path, header, np.frombuffer(mapping, np.uint8), mapping, mtime_ns)
+
+    def identity(self) -> FileIdentity:
+        digest = hashlib.sha256(memoryview(self.mapping)[: self.header.nbytes])
+        return FileIdentity(self.data.size, self.mtime_ns, digest.hexdigest())
+
+    def release(self, start: int, stop: int) -> None:
+        """Take the pages wholly within [start, stop) out of this process; they come back when touched."""
+        page = mmap.PAGESIZE
+        first, last = -(-start // page) * page, stop // page * page
+        if first < last and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _demand_regular(path: Path) -> None:

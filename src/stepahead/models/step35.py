@@ -14,7 +14,7 @@ from stepahead.gguf import GGUFFile
 from stepahead.models.layers import Block
 from stepahead.models.model import Checkpoint, DraftSpec, ForwardBatch, ForwardOutput, KVSpec, LayerSpec
 from stepahead.models.step35_config import MAX_RECURRENT_DEPTH, LayerFacts, Step35Config
-from stepahead.models.weights import Weights
+from stepahead.models.weights import FILES, MatrixSource, Weights
 
 # Tensors of a heads-only file that repeat the trunk's.
 SHARED_TENSORS = ("token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight")
@@ -36,9 +36,10 @@ class Head:
 class Step35:
     """A loaded model. Attributes named as in `models.model.Model`; weights carry their GGUF names."""
 
-    def __init__(self, file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> None:
+    def __init__(self, file: GGUFFile, backend: Backend, heads: GGUFFile | None, source: MatrixSource = FILES) -> None:
         """Load the trunk from `file` and the heads from `heads` (the same file, a companion, or None: no heads).
 
+        source: where the bytes of the matrices are taken from.
         Raises ModelFormatError for missing or misshapen tensors, UnsupportedModelError for unknown ones and
         ConfigError where `heads` does not belong to this trunk.
         """
@@ -56,7 +57,7 @@ class Step35:
             facts += head_config.layers[self.num_trunk_layers :]
         self.kv_specs, groups = _kv_specs(facts, self.num_trunk_layers, config.window)
 
-        weights = Weights(file, backend)
+        weights = Weights(file, backend, source)
         _refuse_heads_only(weights, self.num_trunk_layers)
         self.layers = tuple(
             _layer_spec(index, fact, config, groups[index], _source(index, config, weights, heads))
@@ -66,7 +67,8 @@ class Step35:
         self.heads: tuple[Head, ...] = ()
         self.head_nbytes = 0
         if head_config and heads is not None:
-            self._load_heads(weights, heads, head_config)
+            own = weights if heads is file else Weights(heads, backend, source)
+            self._load_heads(own, head_config, is_companion=heads is not file)
         weights.leave(name for name in file.tensors if _block_index(name) >= self.num_trunk_layers)
         weights.finish()
         self.trunk_nbytes = weights.nbytes - (self.head_nbytes if heads is file else 0)
@@ -75,7 +77,7 @@ class Step35:
     def _load_trunk(self, weights: Weights) -> None:
         hidden = self.hidden_size
         self.vocab_size = weights.shape("token_embd.weight")[0]
-        self.token_embd = weights.matrix("token_embd.weight", self.vocab_size, hidden)
+        self.token_embd = weights.table("token_embd.weight", self.vocab_size, hidden)
         self.output_norm = weights.vector("output_norm.weight", hidden)
         self.output = weights.matrix("output.weight", self.vocab_size, hidden)
         weights.leave(["rope_freqs.weight"])  # read by Step35Config
@@ -84,16 +86,14 @@ class Step35:
             for spec in self.layers[: self.num_trunk_layers]
         )
 
-    def _load_heads(self, trunk: Weights, file: GGUFFile, config: Step35Config) -> None:
+    def _load_heads(self, weights: Weights, config: Step35Config, is_companion: bool) -> None:
         """From the trunk's own file, or from a companion, of which only the heads are read."""
-        is_companion = file is not trunk.file
-        weights = Weights(file, self.backend) if is_companion else trunk
         before = weights.nbytes
         self.heads = tuple(self._load_head(weights, spec, config) for spec in self.layers[self.num_trunk_layers :])
         self.head_nbytes = weights.nbytes - before
         if is_companion:
             weights.leave(SHARED_TENSORS)
-            weights.leave(name for name in file.tensors if 0 <= _block_index(name) < self.num_trunk_layers)
+            weights.leave(name for name in weights.file.tensors if 0 <= _block_index(name) < self.num_trunk_layers)
             weights.finish()
 
     def _load_head(self, weights: Weights, spec: LayerSpec, config: Step35Config) -> Head:
@@ -101,7 +101,7 @@ class Step35:
         nextn = f"{prefix}nextn."
         own_norm = weights.optional_vector(f"{nextn}shared_head_norm.weight", hidden)
         own_head = weights.optional_matrix(f"{nextn}shared_head_head.weight", self.vocab_size, hidden)
-        own_embed = weights.optional_matrix(f"{nextn}embed_tokens.weight", self.vocab_size, hidden)
+        own_embed = weights.optional_table(f"{nextn}embed_tokens.weight", self.vocab_size, hidden)
         return Head(
             enorm=weights.vector(f"{nextn}enorm.weight", hidden),
             hnorm=weights.vector(f"{nextn}hnorm.weight", hidden),

@@ -4,23 +4,51 @@ A family's loader is a walk over its parts that asks for each tensor once. Nothi
 one error that lists every missing tensor, every wrong shape and every leftover.
 """
 
+import itertools
+import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from stepahead.backends.base import Backend, QuantMatrix, Tensor
+from stepahead.backends.base import PLAIN, Backend, QuantMatrix, Tensor
 from stepahead.errors import ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
 
 MAX_NAMES = 6  # of a list of names in an error message
 
 
+class MatrixSource(Protocol):
+    """Where the bytes of matrices come from."""
+
+    def matrix(
+        self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]
+    ) -> tuple[npt.NDArray[np.uint8], str]:
+        """The bytes of a tensor, uint8 with row_bytes in the last axis, and their layout; `parts` are the shapes of the
+        matrices that it is cut into, one below the other."""
+        ...
+
+
+class FileSource:
+    """The files themselves."""
+
+    def matrix(
+        self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]
+    ) -> tuple[npt.NDArray[np.uint8], str]:
+        return file.data(name), PLAIN
+
+
+FILES = FileSource()
+
+
 class Weights:
     """A walk over the tensors of one file."""
 
-    def __init__(self, file: GGUFFile, backend: Backend) -> None:
+    def __init__(self, file: GGUFFile, backend: Backend, source: MatrixSource = FILES) -> None:
         self.file = file
         self.nbytes = 0
+        self._source = source
         self._backend = backend
         self._taken: set[str] = set()
         self._faults: list[str] = []
@@ -29,22 +57,18 @@ class Weights:
         return name in self.file.tensors
 
     def matrix(self, name: str, *shape: int) -> QuantMatrix:
-        """(out, in) or (experts, out, in), in the file's type."""
+        """(out, in) or (experts, out, in) to multiply with, in the file's type."""
+        return self._parts(name, shape, (shape,))[0]
+
+    def table(self, name: str, *shape: int) -> QuantMatrix:
+        """(num, width) of which only rows are looked up: read where it lies in the file, whatever the source."""
         if not self._take(name, shape):
             return None  # type: ignore[return-value]  # finish() raises before anybody looks
-        info = self.file.tensors[name]
-        return self._backend.load_matrix(self.file.data(name), info.type, shape)
+        return self._backend.load_matrix(self.file.data(name), self.file.tensors[name].type, shape)
 
     def row_slices(self, name: str, heights: tuple[int, ...], width: int) -> tuple[QuantMatrix, ...]:
         """A fused matrix (sum of heights, width) as several, one below the other."""
-        if not self._take(name, (sum(heights), width)):
-            return (None,) * len(heights)  # type: ignore[return-value]
-        data, info = self.file.data(name), self.file.tensors[name]
-        starts = np.cumsum((0, *heights))
-        return tuple(
-            self._backend.load_matrix(data[start : start + height], info.type, (height, width))
-            for start, height in zip(starts, heights, strict=False)
-        )
+        return self._parts(name, (sum(heights), width), tuple((height, width) for height in heights))
 
     def vector(self, name: str, width: int) -> Tensor:
         """(1, width) float32."""
@@ -54,6 +78,9 @@ class Weights:
 
     def optional_matrix(self, name: str, *shape: int) -> QuantMatrix | None:
         return self.matrix(name, *shape) if self.has(name) else None
+
+    def optional_table(self, name: str, *shape: int) -> QuantMatrix | None:
+        return self.table(name, *shape) if self.has(name) else None
 
     def optional_vector(self, name: str, width: int) -> Tensor | None:
         return self.vector(name, width) if self.has(name) else None
@@ -75,6 +102,18 @@ class Weights:
             raise UnsupportedModelError(
                 f"{self.file.path}: {len(leftover)} tensors have no place in this architecture: {_some(leftover)}"
             )
+
+    def _parts(self, name: str, shape: tuple[int, ...], parts: tuple[tuple[int, ...], ...]) -> tuple[QuantMatrix, ...]:
+        if not self._take(name, shape):
+            return (None,) * len(parts)  # type: ignore[return-value]
+        data, layout = self._source.matrix(self.file, name, parts)
+        rows, type = data.reshape(-1, data.shape[-1]), self.file.tensors[name].type
+        heights = [math.prod(part[:-1]) for part in parts]
+        ends = itertools.accumulate(heights)
+        return tuple(
+            self._backend.load_matrix(rows[end - height : end], type, part, layout)
+            for end, height, part in zip(ends, heights, parts, strict=True)
+        )
 
     def _take(self, name: str, shape: tuple[int, ...]) -> bool:
         self._taken.add(name)

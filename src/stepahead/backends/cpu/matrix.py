@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead import _native
+from stepahead.backends.base import PLAIN
+from stepahead.backends.cpu.layouts import PANELS
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType, dequantize
 
@@ -18,11 +20,13 @@ TILE_ELEMENTS = 1 << 20
 
 
 class Matrix:
-    """(out, in) or (experts, out, in) weights over the bytes of a file."""
+    """(out, in) or (experts, out, in) weights over the bytes of a file, plain or in panels."""
 
-    __slots__ = ("data", "native", "shape", "type")
+    __slots__ = ("data", "layout", "native", "shape", "type")
 
-    def __init__(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
+    ) -> None:
         if data.dtype != np.uint8 or not data.flags.c_contiguous:
             raise BackendError(f"weights are C-contiguous uint8 arrays, not {data.dtype} with strides {data.strides}")
         if len(shape) not in (2, 3) or min(shape) < 1:
@@ -33,11 +37,17 @@ class Matrix:
             raise BackendError(f"{type.name} weights of shape {shape}: {error}") from None
         if data.nbytes != nbytes:
             raise BackendError(f"{type.name} weights of shape {shape} are {nbytes} bytes, got {data.nbytes}")
+        if layout not in (PLAIN, PANELS):
+            raise BackendError(f"layout {layout!r} is unknown; it is {PLAIN} or {PANELS}")
         self.shape = shape
         self.type = type
+        self.layout = layout
         self.data = data.reshape(-1, type.row_bytes(shape[-1]))  # (experts * out, row_bytes)
         has_kernels = type.id in _native.NATIVE_TYPES
-        self.native = _native.Matrix(data.reshape(-1), type.id, shape) if has_kernels else None
+        if layout == PANELS and not has_kernels:
+            raise BackendError(f"{type.name} weights have no kernel for panels")
+        flat, is_interleaved = data.reshape(-1), layout == PANELS
+        self.native = _native.Matrix(flat, type.id, shape, is_interleaved) if has_kernels else None
 
     @property
     def nbytes(self) -> int:
@@ -46,14 +56,16 @@ class Matrix:
     def expert(self, index: int) -> "Matrix":
         """One expert's (out, in)."""
         _, out, width = self.shape
-        return Matrix(self.data[index * out : (index + 1) * out], self.type, (out, width))
+        return Matrix(self.data[index * out : (index + 1) * out], self.type, (out, width), self.layout)
 
     def rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Dequantised rows."""
+        """Dequantised rows of plain weights."""
+        assert self.layout == PLAIN
         return dequantize(self.data[ids], self.type)
 
     def decoded_tiles(self) -> Iterator[tuple[int, _native.Matrix]]:
-        """The first output row of each tile, and the tile as F32."""
+        """The first output row of each tile of plain weights, and the tile as F32."""
+        assert self.layout == PLAIN
         num_out, width = self.shape
         step = max(8, TILE_ELEMENTS // width)
         for start in range(0, num_out, step):

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from stepahead import _native
-from stepahead.backends.base import KV_TYPES, AttentionRows, Floats, Handle, Ints, Rope
+from stepahead.backends.base import KV_TYPES, PLAIN, AttentionRows, Floats, Handle, Ints, Rope
+from stepahead.backends.cpu.layouts import PANELS, preferred_layout
 from stepahead.backends.cpu.matrix import Matrix
 from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.errors import BackendError, ConfigError
+from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.quants import QuantType
 
 ISAS = ("scalar", "avx2", "avx512", "neon", "neon_dotprod")
@@ -62,8 +64,16 @@ class CpuBackend:
 
     # --- memory ---
 
-    def load_matrix(self, data: np.ndarray[Any, np.dtype[np.uint8]], type: QuantType, shape: tuple[int, ...]) -> Matrix:
-        return Matrix(data, type, shape)
+    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> Matrix:
+        return Matrix(data, type, shape, layout)
+
+    def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
+        return preferred_layout(self._context.isa, type, shape)
+
+    def repack(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str, out: Bytes) -> None:
+        if layout != PANELS:
+            raise BackendError(f"layout {layout!r} is unknown; weights can be repacked to {PANELS}")
+        self._context.interleave(_native.Matrix(data.reshape(-1), type.id, shape), out)
 
     def load_vector(self, values: Floats) -> _native.Buffer:
         _check_array("load_vector", values, np.float32, 1)

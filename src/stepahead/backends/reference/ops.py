@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, AttentionRows, Floats, Ints, Rope
+from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, PLAIN, AttentionRows, Floats, Ints, Rope
 from stepahead.backends.reference.activations import round_trip
 from stepahead.errors import BackendError
 from stepahead.gguf.quants import QuantType, dequantize
@@ -80,8 +80,25 @@ class ReferenceBackend:
         return {"name": self.name, "int8_activations": self.int8_activations}
 
     # --- memory ---
-    def load_matrix(self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...]) -> ReferenceMatrix:
+    def load_matrix(
+        self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
+    ) -> ReferenceMatrix:
+        if layout != PLAIN:
+            raise BackendError(f"layout {layout!r} is unknown; the reference reads {PLAIN} weights")
         return ReferenceMatrix(data, type, shape)
+
+    def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
+        return PLAIN
+
+    def repack(
+        self,
+        data: npt.NDArray[np.uint8],
+        type: QuantType,
+        shape: tuple[int, ...],
+        layout: str,
+        out: npt.NDArray[np.uint8],
+    ) -> None:
+        raise BackendError(f"layout {layout!r} is unknown; the reference reads {PLAIN} weights")
 
     def load_vector(self, values: Floats) -> Floats:
         return np.array(values, dtype=np.float32).reshape(1, -1)

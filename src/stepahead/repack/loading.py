@@ -1,0 +1,94 @@
+"""Loads a model with its matrices in the layouts that the backend prefers.
+
+Owns the question which matrices those are, and what is said when they cannot be had: the model runs all the same,
+from its file. Must not know: how a layout is made, how and where it is kept.
+"""
+
+import logging
+
+from stepahead.backends.base import PLAIN, Backend
+from stepahead.errors import StepaheadError
+from stepahead.gguf import GGUFFile
+from stepahead.gguf.block_quants import Bytes
+from stepahead.models.model import Model
+from stepahead.models.registry import load_model
+from stepahead.models.weights import FILES, FileSource
+from stepahead.repack.cache_file import UnusableError
+from stepahead.repack.folders import NEVER, check_choice
+from stepahead.repack.repacked import OnRepack, Repacked, repack
+
+log = logging.getLogger("stepahead")
+
+Layouts = dict[str, str]
+"""Of tensors, by name."""
+
+
+class RepackedSource(FileSource):
+    """Matrices from what was repacked, the others from the files."""
+
+    def __init__(self, repacked: dict[GGUFFile, Repacked]) -> None:
+        self._repacked = repacked
+
+    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str]:
+        found = self._repacked[file].matrices.get(name) if file in self._repacked else None
+        return super().matrix(file, name, parts) if found is None else found
+
+
+class Survey(FileSource):
+    """Gives the files' own bytes, and notes which matrices the backend would rather have in which layout."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.wanted: dict[GGUFFile, Layouts] = {}
+
+    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str]:
+        type = file.tensors[name].type
+        layouts = {self._backend.preferred_layout(type, part) for part in parts}
+        if len(layouts) == 1 and layouts != {PLAIN}:
+            self.wanted.setdefault(file, {})[name] = layouts.pop()
+        return super().matrix(file, name, parts)
+
+
+def load_repacked(
+    file: GGUFFile, backend: Backend, heads: GGUFFile | None, choice: str, on_repack: OnRepack | None = None
+) -> tuple[Model, tuple[Repacked, ...]]:
+    """As load_model, and what was repacked, by file. `choice` is "auto", "never" or the folder for cache files.
+
+    Raises ConfigError for another choice, and what load_model raises. What cannot be repacked is a warning.
+    """
+    check_choice(choice)
+    wanted = {} if choice == NEVER else _survey(file, backend, heads)
+    repacked: dict[GGUFFile, Repacked] = {}
+    for source, layouts in wanted.items():
+        try:
+            repacked[source] = repack(source, layouts, backend, choice, on_repack or _ignore)
+        except (OSError, UnusableError) as error:
+            log.warning(
+                "%s: its weights are not repacked, which is slower: %s; give a folder with --repack DIR (repack=)",
+                source.path,
+                error,
+            )
+    return load_model(file, backend, heads, RepackedSource(repacked) if repacked else FILES), tuple(repacked.values())
+
+
+def _survey(file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> dict[GGUFFile, Layouts]:
+    """The wanted layouts of the matrices that the model's own walk asks for."""
+    tensors = [*file.tensors.values(), *(heads.tensors.values() if heads is not None else ())]
+    if all(backend.preferred_layout(info.type, info.shape) == PLAIN for info in tensors):
+        return {}
+    if heads is None:
+        # A later run may want the file's own heads, and would have to write everything again.
+        survey = Survey(backend)
+        try:
+            load_model(file, backend, file, survey)
+        except StepaheadError:  # whatever is wrong with them is not asked for now
+            pass
+        else:
+            return survey.wanted
+    survey = Survey(backend)
+    load_model(file, backend, heads, survey)
+    return survey.wanted
+
+
+def _ignore(*_: object) -> None:
+    pass
