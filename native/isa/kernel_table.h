@@ -73,22 +73,31 @@ struct ActivationRow {
 using LinearKernel = void (*)(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
                               const ActivationRow* rows, size_t num_rows, float* const* y) noexcept;
 
-// One row and one KV head of attention: the query heads of the group share the loads.
+// A few rows of one sequence and one KV head of attention: rows and query heads of the group share the loads.
 struct AttentionTask {
-  const float* q;       // (group, head_dim)
-  float* y;             // (group, head_dim)
-  float* scratch;       // attention_scratch(group, head_dim) floats
+  const float* q;  // of the first row, (group, head_dim)
+  float* y;
+  size_t row_stride;    // floats from a row of q, or of y, to the next
+  float* scratch;       // attention_scratch(num_rows * group, head_dim) floats
   const uint8_t* keys;  // of block 0 and this KV head: (kBlockSize, head_dim) in the KV type
   const uint8_t* values;
-  size_t block_stride;   // bytes from a block to the next
-  const int32_t* table;  // block of each chunk
-  size_t first, last;    // positions seen, both included
-  size_t group, head_dim;
+  size_t block_stride;          // bytes from a block to the next
+  const int32_t* table;         // block of each chunk
+  const int32_t *first, *last;  // (num_rows,) positions seen, both included
+  size_t num_rows, group, head_dim;
   float scale;
 };
 
-constexpr size_t attention_scratch(size_t group, size_t head_dim) {
-  return group * (kBlockSize + 16) + 8 * (head_dim + 16);
+// Keys or values that a task decodes at a time, and the floats that it keeps for a row's query head beside vectors.
+inline constexpr size_t kTileKeys = 32, kQueryFloats = 16;
+// Query heads over the rows of a task: with more of them, sharing gains nothing that can be measured.
+inline constexpr size_t kTaskQueries = 64;
+
+// A head's vector in scratch: whole registers of any instruction set.
+constexpr size_t attention_width(size_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+constexpr size_t attention_scratch(size_t num_queries, size_t head_dim) {
+  return (kTileKeys + 2 * num_queries) * attention_width(head_dim) + num_queries * (kBlockSize + kQueryFloats);
 }
 
 // --8<-- [start:table]

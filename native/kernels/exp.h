@@ -49,6 +49,21 @@ static inline __m256 exp_8(__m256 x) noexcept {
   return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b));
 }
 
+#if defined(STEPAHEAD_VECTOR_AVX512)
+static inline __m512 exp_16(__m512 x) noexcept {
+  x = _mm512_min_ps(_mm512_set1_ps(kExpMax), x);  // the second operand where one is NaN
+  x = _mm512_max_ps(_mm512_set1_ps(kExpMin), x);
+  const __m512 round = _mm512_set1_ps(kRound);
+  const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(kLog2E), round), round);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2High), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2Low), r);
+  __m512 p = _mm512_set1_ps(kExp[4]);
+  for (int i = 3; i >= 0; --i) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kExp[i]));
+  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);  // rounds once, as the two factors do: the first one is exact
+}
+#endif
+
 static inline __m256 one_plus_exp_minus(__m256 x) noexcept {
   return _mm256_add_ps(_mm256_set1_ps(1.0f), exp_8(_mm256_xor_ps(x, _mm256_set1_ps(-0.0f))));
 }

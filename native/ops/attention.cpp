@@ -1,6 +1,8 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <vector>
 
 #include "core/error.h"
 
@@ -19,6 +21,31 @@ size_t kv_row_bytes(KVType type, size_t head_dim) {
   }
   check(head_dim % 32 == 0, "kv_type q8_0 needs a head_dim that is a multiple of 32, not ", head_dim, "; use f16");
   return head_dim / 32 * 34;
+}
+
+// Rows [begin, end) of a pass, all of one sequence.
+struct RowBlock {
+  size_t begin, end;
+  size_t size() const { return end - begin; }
+};
+
+std::vector<RowBlock> row_blocks(const AttentionRows& rows, size_t group) {
+  const size_t most = group < kTaskQueries ? kTaskQueries / group : 1;
+  std::vector<RowBlock> blocks;
+  for (size_t r = 0; r < rows.num_rows; ++r) {
+    const bool fits = r > 0 && rows.sequences[r] == rows.sequences[r - 1] && blocks.back().size() < most;
+    if (!fits) blocks.push_back({r, r});
+    blocks.back().end = r + 1;
+  }
+  return blocks;
+}
+
+// In how many parts a group is computed, each of which decodes the keys for itself: more than one only where threads
+// would have nothing to do.
+size_t parts_of_group(size_t group, size_t units, size_t threads) {
+  size_t parts = 1;
+  while (units * parts < threads && group / parts % 8 == 0) parts *= 2;
+  return parts;
 }
 
 }  // namespace
@@ -68,25 +95,32 @@ void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, 
 
 void attention(Context& context, const Buffer& q, const KVBlocks& kv, const AttentionRows& rows, float scale,
                Buffer& out) {
-  const size_t group = q.width() / kv.head_dim / kv.num_kv_heads, group_width = group * kv.head_dim;
-  const size_t per_thread = attention_scratch(group, kv.head_dim);
-  const size_t units = rows.num_rows * kv.num_kv_heads;
+  const size_t whole = q.width() / kv.head_dim / kv.num_kv_heads;
+  const std::vector<RowBlock> blocks = row_blocks(rows, whole);
+  size_t most_rows = 0;
+  for (const RowBlock& block : blocks) most_rows = std::max(most_rows, block.size());
+  const auto at_work = static_cast<size_t>(context.pool.active_threads());
+  const size_t parts = parts_of_group(whole, blocks.size() * kv.num_kv_heads, at_work), group = whole / parts;
+  const size_t per_thread = attention_scratch(most_rows * group, kv.head_dim);
   const Scratch<float> scratch(*context.arena, per_thread * static_cast<size_t>(context.pool.num_threads()));
   const auto kernel = context.kernels.attention[static_cast<size_t>(kv.type)];
-  context.pool.run(units, [&](size_t begin, size_t end, size_t index) noexcept {
+  // Blocks of one head lie side by side: they are likely to read the same keys.
+  context.pool.run(blocks.size() * parts * kv.num_kv_heads, [&](size_t begin, size_t end, size_t index) noexcept {
     for (size_t unit = begin; unit < end; ++unit) {
-      // Rows of one head lie side by side: they are likely to read the same keys.
-      const size_t r = unit % rows.num_rows, head = unit / rows.num_rows;
+      const RowBlock& block = blocks[unit % blocks.size()];
+      const size_t part = unit / blocks.size(), head = part / parts;
       AttentionTask task;
-      task.q = q.row(r) + head * group_width;
-      task.y = out.row(r) + head * group_width;
+      task.q = q.row(block.begin) + part * group * kv.head_dim;
+      task.y = out.row(block.begin) + part * group * kv.head_dim;
+      task.row_stride = q.width();
       task.scratch = scratch.data() + index * per_thread;
       task.keys = kv.keys() + head * kv.head_stride();
       task.values = kv.values() + head * kv.head_stride();
       task.block_stride = kv.block_stride();
-      task.table = rows.block_tables + static_cast<size_t>(rows.sequences[r]) * rows.max_blocks;
-      task.first = static_cast<size_t>(rows.first_keys[r]);
-      task.last = static_cast<size_t>(rows.positions[r]);
+      task.table = rows.block_tables + static_cast<size_t>(rows.sequences[block.begin]) * rows.max_blocks;
+      task.first = rows.first_keys + block.begin;
+      task.last = rows.positions + block.begin;
+      task.num_rows = block.size();
       task.group = group;
       task.head_dim = kv.head_dim;
       task.scale = scale;

@@ -1,4 +1,7 @@
-// Attention over every KV type: chunks seen in part, groups of every size, and NaN wherever nobody may look.
+// Attention over every KV type: chunks seen in part, groups of every size, rows that share the loads, and NaN wherever
+// nobody may look.
+#include <algorithm>
+
 #include "core/error.h"
 #include "tests/kernels/cases.h"
 
@@ -17,7 +20,7 @@ constexpr int32_t kBlocks[kNumChunks] = {2, 0, 3};
 constexpr size_t kNumBlocks = 4;
 
 struct Shape {
-  size_t type, head_dim, group, first, last;
+  size_t type, head_dim, group, rows, first, last;
   size_t row_bytes() const { return type == 0 ? 4 * head_dim : type == 1 ? 2 * head_dim : head_dim / 32 * 34; }
 };
 
@@ -36,31 +39,45 @@ std::vector<uint8_t> cache(Random& random, const Shape& s, Kind kind) {
 void test_case(const Shape& s, Kind kind) {
   Random random(s.head_dim * 100 + s.group * 10 + s.last);
   const auto keys = cache(random, s, kind), values = cache(random, s, kind);
-  const auto q = floats(random, s.group * s.head_dim, kind == Kind::NotFinite ? Kind::Normal : kind);
-  const auto attend = [&](const KernelTable& table) {
-    std::vector<float> y(s.group * s.head_dim, kUntouched);
-    std::vector<float> scratch(stepahead::attention_scratch(s.group, s.head_dim), float_of(0x7FC00000));
+  const auto q = floats(random, s.rows * s.group * s.head_dim, kind == Kind::NotFinite ? Kind::Normal : kind);
+  std::vector<int32_t> firsts, lasts;  // each row sees a little less than the one before
+  for (size_t r = 0; r < s.rows; ++r) {
+    lasts.push_back(static_cast<int32_t>(s.last - std::min(5 * r, s.last - s.first)));
+    firsts.push_back(std::min(static_cast<int32_t>(s.first + 2 * r), lasts.back()));
+  }
+  const auto attend = [&](const KernelTable& table, size_t row, size_t num_rows) {
+    const size_t row_width = s.group * s.head_dim;
+    std::vector<float> y(num_rows * row_width, kUntouched);
+    std::vector<float> scratch(stepahead::attention_scratch(num_rows * s.group, s.head_dim), float_of(0x7FC00000));
     AttentionTask task;
-    task.q = q.data();
+    task.q = q.data() + row * row_width;
     task.y = y.data();
+    task.row_stride = row_width;
     task.scratch = scratch.data();
     task.keys = keys.data();
     task.values = values.data();
     task.block_stride = kBlockSize * s.row_bytes();
     task.table = kBlocks;
-    task.first = s.first;
-    task.last = s.last;
+    task.first = firsts.data() + row;
+    task.last = lasts.data() + row;
+    task.num_rows = num_rows;
     task.group = s.group;
     task.head_dim = s.head_dim;
     task.scale = 0.3f;
     table.attention[s.type](task);
     return y;
   };
-  const auto expected = attend(scalar());
-  for (const KernelTable* table : vector_tables()) {
-    Comparison(*table, join("attention ", kTypeNames[s.type], ", head_dim ", s.head_dim, ", group ", s.group, ", keys ",
-                            s.first, " to ", s.last, ", kind ", static_cast<int>(kind)))
-        .same(attend(*table), expected);
+  std::vector<float> expected;  // each row alone
+  for (size_t r = 0; r < s.rows; ++r) {
+    const auto row = attend(scalar(), r, 1);
+    expected.insert(expected.end(), row.begin(), row.end());
+  }
+  auto tables = vector_tables();
+  if (s.rows > 1) tables.push_back(&scalar());
+  for (const KernelTable* table : tables) {
+    Comparison(*table, join("attention ", kTypeNames[s.type], ", head_dim ", s.head_dim, ", group ", s.group, ", rows ",
+                            s.rows, ", keys ", s.first, " to ", s.last, ", kind ", static_cast<int>(kind)))
+        .same(attend(*table, 0, s.rows), expected);
   }
 }
 
@@ -75,7 +92,9 @@ void test_attention() {
         for (size_t i = 0; i < std::size(kSpans); ++i) {
           // Under an emulator every combination would take minutes: each group meets half of the spans.
           if ((i + group + head_dim / 8) % 2 != 0) continue;
-          test_case({type, head_dim, group, kSpans[i][0], kSpans[i][1]}, static_cast<Kind>((i + group) % kNumKinds));
+          const size_t rows = 1 + (i + head_dim) % 3;
+          test_case({type, head_dim, group, rows, kSpans[i][0], kSpans[i][1]},
+                    static_cast<Kind>((i + group) % kNumKinds));
         }
       }
     }

@@ -74,6 +74,66 @@ def test_attention_near_the_reference_and_alike_on_all(kv_type: str, heads: int,
     rows_alone(lambda b, part: attend(b, q[part], some(ROWS, part), heads, head_dim, kv_type), len(POSITIONS))
 
 
+def one_sequence(pairs: list[tuple[int, int]]) -> AttentionRows:
+    """Rows of sequence 0 that see keys from the first to the second number of a pair."""
+    firsts, positions = zip(*pairs, strict=True)
+    return attention_rows(positions, firsts, [0] * len(pairs), TABLES)
+
+
+SIGHTS = {
+    "a prompt chunk": [(0, last) for last in range(50, 70)],
+    "a window": [(last - 40, last) for last in range(90, 110)],
+    "nothing in common": [(0, 3), (5, 6), (40, 63), (64, 64), (7, 31), (128, 199), (31, 32), (0, 199), (190, 199)],
+    "a chunk that nobody sees": [(130, 140), (5, 20), (150, 150), (0, 63)],
+    "backwards": [(0, last) for last in range(199, 130, -7)],
+}
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize("sights", SIGHTS)
+@pytest.mark.parametrize(
+    ("heads", "group", "head_dim"), [(2, 4, 64), (1, 6, 128), (2, 1, 32), (1, 11, 96), (1, 70, 32)]
+)
+def test_rows_that_share_keys(kv_type: str, sights: str, heads: int, group: int, head_dim: int) -> None:
+    rows = one_sequence(SIGHTS[sights])
+    if sights == "a chunk that nobody sees":
+        rows.block_tables[0, 1] = -1
+    q = normal(np.random.default_rng(0), len(rows.positions), heads * group * head_dim)
+
+    def compute(b, part: slice = slice(None)) -> np.ndarray:
+        kv = poisoned_kv(b, heads, head_dim, kv_type)
+        fill(b, kv, 1, heads, head_dim)
+        y = b.attention(b.upload(q[part]), kv, some(rows, part), head_dim**-0.5)
+        return y.numpy() if hasattr(y, "numpy") else y
+
+    np.testing.assert_allclose(on_all(compute), compute(REFERENCE), rtol=0, atol=1e-5)
+    rows_alone(compute, len(rows.positions))
+
+
+@pytest.mark.parametrize("head_dim", [20, 64])
+def test_a_value_that_is_no_number_reaches_those_who_see_it(head_dim: int) -> None:
+    at = one_sequence([(position, position) for position in range(12)])
+    k, v = normal(np.random.default_rng(0), 2, 12, 2 * head_dim)
+    v[10] = np.inf
+    rows = one_sequence([(0, 9), (0, 10), (0, 11), (11, 11)])
+    q = normal(np.random.default_rng(1), 4, 6 * head_dim)
+
+    def compute(b: CpuBackend) -> np.ndarray:
+        kv = poisoned_kv(b, 2, head_dim, "f16")
+        b.kv_write(kv, b.upload(k), b.upload(v), at)
+        return b.attention(b.upload(q), kv, rows, 0.125).numpy()
+
+    assert np.isfinite(on_all(compute)).all(axis=1).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("group", [8, 12, 16, 32])
+def test_a_group_that_threads_divide(group: int) -> None:
+    rows = one_sequence([(0, 199)])
+    q = normal(np.random.default_rng(0), 1, group * 64)
+    y = on_all(lambda b: attend(b, q, rows, 1, 64, "f16"))
+    np.testing.assert_allclose(y, attend(REFERENCE, q, rows, 1, 64, "f16"), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kv_type", ["f32", "f16"])
 @pytest.mark.parametrize("head_dim", [1, 5, 20, 36, 72])
 def test_heads_that_are_not_whole_vectors(kv_type: str, head_dim: int) -> None:
