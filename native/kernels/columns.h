@@ -5,6 +5,8 @@
 
 #if defined(STEPAHEAD_VECTOR_AVX512)
 #include "kernels/lanes_avx512.h"
+#elif defined(STEPAHEAD_VECTOR_NEON)
+#include "kernels/lanes_neon.h"
 #else
 #include "kernels/lanes_avx2.h"
 #endif
@@ -72,7 +74,7 @@ struct PlainColumn {
     if (!more) return;
     const auto* next_tile = reinterpret_cast<const char*>(rows[0] + kLanes * num_blocks);
     const char* next = next_tile + kLanes * (b * sizeof(Block) + offset);
-    for (size_t i = 0; i < kLanes * count; i += 64) _mm_prefetch(next + i, _MM_HINT_T0);
+    for (size_t i = 0; i < kLanes * count; i += 64) __builtin_prefetch(next + i);
   }
 
   // Small blocks, whose tiles are larger than the first cache (Q8_0 from memory: 33 GB/s with prefetch_next, 38 with
@@ -84,7 +86,7 @@ struct PlainColumn {
     if (at < end - sizeof(Block) || (at >= row_bytes && !more)) return;  // no line begins in this block's share
     if (at >= row_bytes) at += (kLanes - 1) * row_bytes;
 #pragma GCC unroll 16
-    for (size_t i = 0; i < kLanes; ++i) _mm_prefetch(reinterpret_cast<const char*>(rows[i]) + at, _MM_HINT_T0);
+    for (size_t i = 0; i < kLanes; ++i) __builtin_prefetch(reinterpret_cast<const char*>(rows[i]) + at);
   }
 };
 
@@ -103,7 +105,7 @@ struct PanelColumn {
   STEPAHEAD_INLINE PanelDwords<n> dwords(size_t offset) const noexcept {
     const uint8_t* at = block + kTileRows * (offset - type.dwords_at());
     constexpr size_t ahead = 8192, line = 64;
-    for (size_t i = 0; i < n; ++i) _mm_prefetch(reinterpret_cast<const char*>(at + line * i + ahead), _MM_HINT_T0);
+    for (size_t i = 0; i < n; ++i) __builtin_prefetch(at + line * i + ahead);
     return {at};
   }
 

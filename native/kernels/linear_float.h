@@ -36,7 +36,7 @@ struct LanesOf1 {
   static LanesOf1 zero() noexcept { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
   template <class Type>
   static LanesOf1 weights(const uint8_t* w, size_t) noexcept {
-    const Floats x = Type::load_8(w);
+    const Eight x = Type::load_8(w);
     return {x.low, x.high};
   }
   static LanesOf1 activations(const float* x) noexcept { return {vld1q_f32(x), vld1q_f32(x + 4)}; }

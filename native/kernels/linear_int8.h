@@ -6,7 +6,7 @@
 #include "isa/kernel_table.h"
 #include "kernels/formats.h"
 
-#if defined(STEPAHEAD_VECTOR_AVX2)
+#if defined(STEPAHEAD_VECTOR_AVX2) || defined(STEPAHEAD_VECTOR_NEON)
 #include "kernels/linear_lanes.h"
 #endif
 
@@ -15,7 +15,7 @@ namespace stepahead::STEPAHEAD_ISA {
 template <class Format>
 static void linear_int8(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
                         const ActivationRow* rows, size_t num_rows, float* const* y) noexcept {
-#if defined(STEPAHEAD_VECTOR_AVX2)
+#if defined(STEPAHEAD_VECTOR_AVX2) || defined(STEPAHEAD_VECTOR_NEON)
   if constexpr (InLanes<Format>::exists) {
     return linear_in_lanes<Format, PlainTile>(matrix, row_bytes, begin, end, num_in, rows, num_rows, y);
   }

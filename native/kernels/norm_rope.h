@@ -17,12 +17,12 @@ static inline float sum_of_squares(const float* x, size_t n) noexcept {
   }
   _mm256_storeu_ps(lanes, acc);
 #elif defined(STEPAHEAD_VECTOR_NEON)
-  Floats acc = zero_floats();
+  Eight acc = zero_eight();
   for (; k + 8 <= n; k += 8) {
-    const Floats v = load_floats(x + k);
+    const Eight v = load_eight(x + k);
     acc = fma(v, v, acc);
   }
-  store_floats(lanes, acc);
+  store_eight(lanes, acc);
 #endif
   for (; k < n; ++k) lanes[k % 8] = fma(x[k], x[k], lanes[k % 8]);
   return sum_lanes(lanes);

@@ -149,14 +149,14 @@ static inline __m128i load_128(const void* p) noexcept { return _mm_loadu_si128(
 #elif defined(STEPAHEAD_VECTOR_NEON)
 
 // Eight lanes.
-struct Floats {
+struct Eight {
   float32x4_t low, high;
 };
 
-static inline Floats load_floats(const float* p) noexcept { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
-static inline void store_floats(float* p, Floats x) noexcept { vst1q_f32(p, x.low), vst1q_f32(p + 4, x.high); }
-static inline Floats zero_floats() noexcept { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
-static inline Floats fma(Floats a, Floats b, Floats c) noexcept {
+static inline Eight load_eight(const float* p) noexcept { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+static inline void store_eight(float* p, Eight x) noexcept { vst1q_f32(p, x.low), vst1q_f32(p + 4, x.high); }
+static inline Eight zero_eight() noexcept { return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}; }
+static inline Eight fma(Eight a, Eight b, Eight c) noexcept {
   return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
 }
 
@@ -169,7 +169,7 @@ struct F32 {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
 #elif defined(STEPAHEAD_VECTOR_NEON)
-  static Floats load_8(const uint8_t* p) noexcept {
+  static Eight load_8(const uint8_t* p) noexcept {
     return {vreinterpretq_f32_u8(vld1q_u8(p)), vreinterpretq_f32_u8(vld1q_u8(p + 16))};
   }
 #endif
@@ -186,7 +186,7 @@ struct F16 {
 #if defined(STEPAHEAD_VECTOR_AVX2)
   static __m256 load_8(const uint8_t* p) noexcept { return _mm256_cvtph_ps(load_128(p)); }
 #elif defined(STEPAHEAD_VECTOR_NEON)
-  static Floats load_8(const uint8_t* p) noexcept {
+  static Eight load_8(const uint8_t* p) noexcept {
     const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
     return {vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
   }
@@ -206,7 +206,7 @@ struct BF16 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
   }
 #elif defined(STEPAHEAD_VECTOR_NEON)
-  static Floats load_8(const uint8_t* p) noexcept {
+  static Eight load_8(const uint8_t* p) noexcept {
     const uint16x8_t upper = vreinterpretq_u16_u8(vld1q_u8(p)), lower = vdupq_n_u16(0);
     return {vreinterpretq_f32_u16(vzip1q_u16(lower, upper)), vreinterpretq_f32_u16(vzip2q_u16(lower, upper))};
   }
