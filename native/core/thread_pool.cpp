@@ -16,8 +16,20 @@
 namespace stepahead {
 namespace {
 
-// About 50 microseconds: longer than the gap between two ops of a pass, shorter than anybody notices.
-constexpr int kSpins = 2000;
+using Clock = std::chrono::steady_clock;
+
+// A worker looks for the next op for some 50 microseconds, longer than the gap between two ops of a pass, before it
+// parks. After the first few it offers its core to others at every look: it has nothing to do.
+constexpr int kWorkerSpins = 2000;
+constexpr int kSpinsBeforeYield = 256;
+// The caller waits some 10 microseconds, about a grain, before it sleeps. Whom it waits for may be waiting for its core.
+constexpr int kCallerSpins = 400;
+
+// A wait for one grain that takes longer than this, and longer than the whole op until then, is nobody's work: the
+// system runs something else where the thread should run. It then stays away for a multiple of that time.
+constexpr std::chrono::nanoseconds kPatience = std::chrono::microseconds(100);
+constexpr int kTimesAway = 8;
+constexpr std::chrono::nanoseconds kLongestAway = std::chrono::milliseconds(50);
 
 void pause() noexcept {
 #if defined(__x86_64__)
@@ -27,12 +39,22 @@ void pause() noexcept {
 #endif
 }
 
+// Whether it became ready within so many looks.
 template <class T, class Ready>
-void spin_then_wait(const std::atomic<T>& value, const Ready& ready) noexcept {
-  for (int spin = 0; spin < kSpins; ++spin) {
-    if (ready(value.load(std::memory_order_acquire))) return;
-    pause();
+bool spin(const std::atomic<T>& value, const Ready& ready, int spins, int spins_before_yield) noexcept {
+  for (int i = 0; i < spins; ++i) {
+    if (ready(value.load(std::memory_order_acquire))) return true;
+    if (i < spins_before_yield || i % 32 != 0) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
   }
+  return false;
+}
+
+template <class T, class Ready>
+void wait(const std::atomic<T>& value, const Ready& ready) noexcept {
   for (T seen = value.load(std::memory_order_acquire); !ready(seen); seen = value.load(std::memory_order_acquire)) {
     value.wait(seen, std::memory_order_acquire);
   }
@@ -110,6 +132,7 @@ void ThreadPool::Job::run(size_t share, size_t grains_left, size_t thread) const
 void ThreadPool::run_shared(size_t count, Function function, const void* context) noexcept {
   if (current_fork() != fork_generation_) return function(context, 0, count, 0);
   const std::lock_guard lock(mutex_);
+  const Clock::time_point start = Clock::now();
   const size_t num_shares = std::min(count, static_cast<size_t>(active_threads()));
   const size_t grains = num_shares * kGrainsAShare;
   job_ = {function, context, count, num_shares, (count + grains - 1) / grains};
@@ -122,13 +145,20 @@ void ThreadPool::run_shared(size_t count, Function function, const void* context
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   help(0);
-  spin_then_wait(grains_to_finish_, [](unsigned grains) { return grains == 0; });
+  const auto finished = [](unsigned grains) { return grains == 0; };
+  if (spin(grains_to_finish_, finished, kCallerSpins, kCallerSpins)) return;
+  const Clock::time_point now = Clock::now();
+  undue_after_.store(now + std::max<Clock::duration>(kPatience, now - start), std::memory_order_relaxed);
+  wait(grains_to_finish_, finished);
+  undue_after_.store(Clock::time_point::max(), std::memory_order_relaxed);
 }
 
 // Claiming is counting a share's grains down by one. Whoever succeeds holds a grain of the job that is running then,
 // even if what it read before was an older job's count: the number of the grain is the count, and each is reached once
 // a job. Until the grain is finished the caller waits, so that the job stays as it is.
-void ThreadPool::help(size_t thread) noexcept {
+//
+// Returns how long the caller had to wait unduly for this thread.
+std::chrono::nanoseconds ThreadPool::help(size_t thread) noexcept {
   const auto num_shares = static_cast<size_t>(num_threads_);
   unsigned finished = 0;
   for (size_t i = 0; i < num_shares; ++i) {
@@ -140,19 +170,25 @@ void ThreadPool::help(size_t thread) noexcept {
       ++finished;
     }
   }
-  if (finished == 0) return;
-  if (grains_to_finish_.fetch_sub(finished, std::memory_order_acq_rel) == finished) grains_to_finish_.notify_one();
+  if (finished == 0) return {};
+  const Clock::time_point undue_after = undue_after_.load(std::memory_order_relaxed);
+  if (grains_to_finish_.fetch_sub(finished, std::memory_order_acq_rel) != finished) return {};
+  grains_to_finish_.notify_one();
+  if (undue_after == Clock::time_point::max()) return {};
+  return std::max<Clock::duration>(Clock::now() - undue_after, {});
 }
 
 void ThreadPool::work(int thread) noexcept {
   const FloatEnv env;
   unsigned seen = 0;
   for (;;) {
-    spin_then_wait(generation_, [seen](unsigned generation) { return generation != seen; });
+    const auto is_new = [seen](unsigned generation) { return generation != seen; };
+    if (!spin(generation_, is_new, kWorkerSpins, kSpinsBeforeYield)) wait(generation_, is_new);
     seen = generation_.load(std::memory_order_acquire);
     for (int active; (active = active_.load(std::memory_order_acquire)) <= thread;) active_.wait(active);
     if (stop_.load(std::memory_order_relaxed)) return;
-    help(static_cast<size_t>(thread));
+    const std::chrono::nanoseconds undue = help(static_cast<size_t>(thread));
+    if (undue.count() > 0) std::this_thread::sleep_for(std::min(kTimesAway * undue, kLongestAway));
   }
 }
 

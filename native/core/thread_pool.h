@@ -1,11 +1,13 @@
 // One pool of threads a backend. Work is a range of outputs, cut into one share a thread and each share into grains.
 // A thread computes the grains of its own share in order (its weights stream from memory, and the next step gives it
 // the same ones), then takes what is left of the others'. The work is done when all grains are: a thread that sleeps,
-// or that the system runs something else on, holds up nobody unless it has begun a grain. Which thread computes what
-// depends on timing; no output does, since each is computed within one grain, in one order.
+// or that the system keeps from its core, holds up nobody unless it has begun a grain; one that did so stays away for a
+// while. Which thread computes what depends on timing; no output does, since each is computed within one grain, in one
+// order.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -64,7 +66,7 @@ class ThreadPool {
   };
 
   void run_shared(size_t count, Function function, const void* context) noexcept;
-  void help(size_t thread) noexcept;
+  std::chrono::nanoseconds help(size_t thread) noexcept;
   void work(int thread) noexcept;
   void stop_and_join() noexcept;
 
@@ -76,8 +78,10 @@ class ThreadPool {
   const std::unique_ptr<Share[]> shares_;
   std::atomic<bool> stop_{false};
   std::atomic<int> active_;
-  alignas(64) std::atomic<unsigned> generation_{0};     // counts the jobs; workers sleep on it
+  alignas(64) std::atomic<unsigned> generation_{0};        // counts the jobs; workers sleep on it
   alignas(64) std::atomic<unsigned> grains_to_finish_{0};  // the caller sleeps on it
+  // While the caller sleeps: when its patience ends.
+  std::atomic<std::chrono::steady_clock::time_point> undue_after_{std::chrono::steady_clock::time_point::max()};
   std::vector<std::thread> workers_;
 };
 

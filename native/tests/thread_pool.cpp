@@ -117,6 +117,39 @@ void fewer_threads_may_work() {
   }
 }
 
+// Whether thread 1, having held up the caller for 20 milliseconds, computes nothing in the 10 that follow.
+bool stays_away(ThreadPool& pool) {
+  using Clock = std::chrono::steady_clock;
+  std::atomic<bool> was_late{false};
+  while (!was_late) {
+    pool.run(64, [&](size_t, size_t, size_t thread) noexcept {
+      if (thread != 1 || was_late) return;
+      was_late = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // as if another program had its core
+    });
+  }
+  std::atomic<bool> came{false};
+  for (const auto start = Clock::now(); Clock::now() - start < std::chrono::milliseconds(10);) {
+    pool.run(64, [&](size_t, size_t, size_t thread) noexcept { came = came || thread == 1; });
+  }
+  return !came;
+}
+
+void a_thread_that_held_up_the_others_stays_away() {
+  ThreadPool pool(2);
+  // On a busy machine the caller itself may be kept from its core, and then was not held up.
+  bool stayed_away = false;
+  for (int round = 0; round < 30 && !stayed_away; ++round) stayed_away = stays_away(pool);
+  CHECK(stayed_away);
+  // It comes back: were it gone for good, this would not end.
+  for (std::atomic<bool> came{false}; !came;) {
+    pool.run(64, [&](size_t, size_t, size_t thread) noexcept {
+      came = came || thread == 1;
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    });
+  }
+}
+
 // CPU time of the whole process, in seconds.
 double cpu_time() { return double(std::clock()) / CLOCKS_PER_SEC; }
 
@@ -182,6 +215,7 @@ void test_thread_pool() {
   late_workers_find_the_job_of_the_day();
   scratch_of_a_thread_is_its_own();
   fewer_threads_may_work();
+  a_thread_that_held_up_the_others_stays_away();
   an_idle_pool_sleeps();
   results_are_visible_after_run();
   parked_workers_wake();
