@@ -1,6 +1,7 @@
 // Matrices and their products with rows of activations.
 #pragma once
 
+#include <list>
 #include <vector>
 
 #include "core/context.h"
@@ -22,19 +23,45 @@ inline LinearKernel linear_kernel(const KernelTable& kernels, const Matrix& matr
   return matrix.layout == Layout::Plain ? kernels.linear[type] : kernels.linear_interleaved[type];
 }
 
-// Rows as one family of weight types wants them: float32 as they are, or int8 in blocks of `block` elements.
+// What a product with so many rows costs, in additions of an elementwise op.
+inline size_t product_work(const Matrix& matrix, size_t num_rows) noexcept {
+  constexpr size_t products_an_addition = 4;
+  return num_rows * matrix.num_out * matrix.num_in / products_an_addition;
+}
+
+// Rows as one family of weight types wants them: float32 as they are (block 0), or int8 in blocks.
 class Activations {
  public:
   Activations(Context& context, const float* x, size_t num_rows, size_t width, size_t block);
 
+  // Fills elements [begin, end) of a row, whole blocks, from what x is by then.
+  void quantize(const KernelTable& kernels, size_t row, size_t begin, size_t end) const noexcept;
+  // Fills all, on the pool if that is worth it.
+  void quantize_all(Context& context) const noexcept;
+
+  size_t block() const noexcept { return block_; }
   const ActivationRow* rows() const noexcept { return rows_.data(); }
   const ActivationRow& operator[](size_t r) const noexcept { return rows_[r]; }
 
  private:
-  Scratch<int8_t> q_;
-  Scratch<float> d_;
-  Scratch<int16_t> sums_;
+  const float* const x_;
+  const size_t width_, block_;
+  const Scratch<int8_t> q_;
+  const Scratch<float> d_;
+  const Scratch<int16_t> sums_;
   std::vector<ActivationRow> rows_;
+};
+
+// The rows of one buffer for matrices of several types: quantised once a block size.
+class InputRows {
+ public:
+  InputRows(Context& context, const Buffer& x) : context_(context), x_(x) {}
+  const Activations& get(WeightType type);
+
+ private:
+  Context& context_;
+  const Buffer& x_;
+  std::list<Activations> by_block_;
 };
 
 // y[i] = x @ matrices[i].T for every i, in one pass over the threads.

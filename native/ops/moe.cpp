@@ -1,8 +1,9 @@
 #include "ops/moe.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
-#include <map>
 
 namespace stepahead {
 namespace {
@@ -66,49 +67,95 @@ struct Groups {
   }
 };
 
-// The row of x for each pair, quantised once a block size.
-class PairRows {
- public:
-  PairRows(Context& context, const Buffer& x, const Groups& groups) : context_(context), x_(x), groups_(groups) {}
+// Columns of the hidden layer that are computed as one piece, and columns that are quantised as one: whole blocks of
+// every type.
+constexpr size_t kSpan = 64;
+constexpr size_t kChunk = 256;
 
-  const ActivationRow* get(WeightType type) {
-    const size_t block = info(type).activation_block;
-    const Activations& rows = rows_.try_emplace(block, context_, x_.data(), x_.rows(), x_.width(), block).first->second;
-    std::vector<ActivationRow>& of_pairs = of_pairs_[block];
-    if (of_pairs.empty()) {
-      for (const size_t row : groups_.rows) of_pairs.push_back(rows[row]);
-    }
-    return of_pairs.data();
-  }
+constexpr size_t num_pieces(size_t n, size_t piece) { return (n + piece - 1) / piece; }
 
- private:
-  Context& context_;
-  const Buffer& x_;
-  const Groups& groups_;
-  std::map<size_t, Activations> rows_;
-  std::map<size_t, std::vector<ActivationRow>> of_pairs_;
-};
-
-std::vector<float*> pair_pointers(const Buffer& buffer, size_t count) {
-  std::vector<float*> rows(count);
-  for (size_t i = 0; i < count; ++i) rows[i] = buffer.row(i);
-  return rows;
+std::vector<ActivationRow> rows_of_pairs(const Activations& rows, const Groups& groups) {
+  std::vector<ActivationRow> of_pairs;
+  of_pairs.reserve(groups.rows.size());
+  for (const size_t row : groups.rows) of_pairs.push_back(rows[row]);
+  return of_pairs;
 }
 
-// fn(begin, end) over ranges of output rows, in whole tiles.
-template <class Task>
-void for_outputs(Context& context, size_t num_out, const Task& task) noexcept {
-  context.pool.run((num_out + kTileRows - 1) / kTileRows, [&](size_t begin, size_t end) noexcept {
-    const size_t stop = end * kTileRows < num_out ? end * kTileRows : num_out;
-    task(begin * kTileRows, stop);
-  });
+std::vector<float*> row_pointers(const Buffer& buffer) {
+  std::vector<float*> rows(buffer.rows());
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = buffer.row(i);
+  return rows;
 }
 
 void multiply(const Context& context, const Matrix& matrix, const Groups::Group& group, size_t begin, size_t end,
               const ActivationRow* rows, float* const* y) noexcept {
   linear_kernel(context.kernels, matrix)(matrix.expert(group.expert), matrix.row_bytes, begin, end, matrix.num_in,
-                                         rows + group.begin, group.end - group.begin, y);
+                                         rows, group.end - group.begin, y);
 }
+
+// swiglu(x @ gate.T, x @ up.T) for every pair, as the down matrix wants it.
+class HiddenLayer {
+ public:
+  HiddenLayer(Context& context, const Groups& groups, const Matrix& gate, const Matrix& up, float limit,
+              const Activations& gate_input, const Activations& up_input, size_t down_block)
+      : context_(context),
+        groups_(groups),
+        gate_(gate),
+        up_(up),
+        limit_(limit),
+        gate_rows_(rows_of_pairs(gate_input, groups)),
+        up_rows_(rows_of_pairs(up_input, groups)),
+        h_(context.arena, groups.rows.size(), gate.num_out),
+        u_(context.arena, groups.rows.size(), gate.num_out),
+        h_pointers_(row_pointers(h_)),
+        u_pointers_(row_pointers(u_)),
+        activations_(context, h_.data(), h_.rows(), h_.width(), down_block),
+        spans_(num_pieces(gate.num_out, kSpan)),
+        chunks_(num_pieces(gate.num_out, kChunk)),
+        spans_done_(groups.groups.size() * chunks_) {}
+
+  // Unit by unit: an expert and a span of its columns, for all rows that chose it, so that the bytes of a span of
+  // weights lie side by side and are read once.
+  void compute() noexcept {
+    const size_t work = product_work(gate_, h_.rows()) + product_work(up_, h_.rows());
+    context_.run(groups_.groups.size() * spans_, work, [this](size_t begin, size_t end) noexcept {
+      for (size_t unit = begin; unit < end; ++unit) multiply_span(unit / spans_, unit % spans_);
+    });
+  }
+
+  const ActivationRow* rows() const noexcept { return activations_.rows(); }
+
+ private:
+  void multiply_span(size_t index, size_t span) noexcept {
+    const Groups::Group& group = groups_.groups[index];
+    const size_t begin = span * kSpan, end = std::min(begin + kSpan, gate_.num_out);
+    multiply(context_, gate_, group, begin, end, gate_rows_.data() + group.begin, h_pointers_.data() + group.begin);
+    multiply(context_, up_, group, begin, end, up_rows_.data() + group.begin, u_pointers_.data() + group.begin);
+    // Whoever finishes the last span of a chunk has all of its columns, his own and, through the counter, the others'.
+    const size_t chunk = begin / kChunk, from = chunk * kChunk, to = std::min(from + kChunk, gate_.num_out);
+    const unsigned before = spans_done_[index * chunks_ + chunk].fetch_add(1, std::memory_order_acq_rel);
+    if (before + 1 == num_pieces(to - from, kSpan)) activate(group, from, to);
+  }
+
+  void activate(const Groups::Group& group, size_t begin, size_t end) noexcept {
+    for (size_t i = group.begin; i < group.end; ++i) {
+      float* h = h_.row(i) + begin;
+      context_.kernels.swiglu(h, u_.row(i) + begin, end - begin, limit_, h);
+      activations_.quantize(context_.kernels, i, begin, end);
+    }
+  }
+
+  Context& context_;
+  const Groups& groups_;
+  const Matrix &gate_, &up_;
+  const float limit_;
+  const std::vector<ActivationRow> gate_rows_, up_rows_;
+  const Buffer h_, u_;
+  const std::vector<float*> h_pointers_, u_pointers_;
+  const Activations activations_;
+  const size_t spans_, chunks_;
+  std::vector<std::atomic<unsigned>> spans_done_;  // of each chunk of each group
+};
 
 }  // namespace
 
@@ -127,36 +174,23 @@ void moe_route(Context& context, const Buffer& logits, const Buffer* bias, bool 
   });
 }
 
-// Every thread owns a range of columns, for all experts: the parts are equal however rows and experts fall, and a
-// thread adds up a row's experts in ascending order without waiting for others.
+// Two barriers: the hidden layer, then the outputs. There every thread owns a range of columns, for all experts, and adds
+// up a row's experts in ascending order without waiting for others.
 void moe_ffn(Context& context, const Buffer& x, const Routing& routing, const Matrix& gate, const Matrix& up,
              const Matrix& down, float limit, Buffer& out) {
   const Groups groups(routing);
-  const size_t pairs = groups.rows.size();
-  Buffer h(context.arena, pairs, gate.num_out);
-  PairRows inputs(context, x, groups);
-  {
-    const Buffer u(context.arena, pairs, up.num_out);
-    const std::vector<float*> h_rows = pair_pointers(h, pairs), u_rows = pair_pointers(u, pairs);
-    const ActivationRow* gate_rows = inputs.get(gate.type);
-    const ActivationRow* up_rows = inputs.get(up.type);
-    for_outputs(context, gate.num_out, [&](size_t begin, size_t end) noexcept {
-      for (const auto& group : groups.groups) {
-        multiply(context, gate, group, begin, end, gate_rows, h_rows.data() + group.begin);
-        multiply(context, up, group, begin, end, up_rows, u_rows.data() + group.begin);
-        for (size_t i = group.begin; i < group.end; ++i) {
-          context.kernels.swiglu(h_rows[i] + begin, u_rows[i] + begin, end - begin, limit, h_rows[i] + begin);
-        }
-      }
-    });
-  }
-  const Activations hidden(context, h.data(), pairs, h.width(), info(down.type).activation_block);
+  InputRows input(context, x);
+  HiddenLayer hidden(context, groups, gate, up, limit, input.get(gate.type), input.get(up.type),
+                     info(down.type).activation_block);
+  hidden.compute();
   const Buffer part(context.arena, groups.largest, down.num_out);
-  const std::vector<float*> part_rows = pair_pointers(part, groups.largest);
-  for_outputs(context, down.num_out, [&](size_t begin, size_t end) noexcept {
+  const std::vector<float*> part_rows = row_pointers(part);
+  const size_t tiles = num_pieces(down.num_out, kTileRows);
+  context.run(tiles, product_work(down, groups.rows.size()), [&](size_t begin_tile, size_t end_tile) noexcept {
+    const size_t begin = begin_tile * kTileRows, end = std::min(end_tile * kTileRows, down.num_out);
     for (size_t r = 0; r < out.rows(); ++r) std::memset(out.row(r) + begin, 0, (end - begin) * sizeof(float));
     for (const auto& group : groups.groups) {
-      multiply(context, down, group, begin, end, hidden.rows(), part_rows.data());
+      multiply(context, down, group, begin, end, hidden.rows() + group.begin, part_rows.data());
       for (size_t i = group.begin; i < group.end; ++i) {
         context.kernels.add_scaled(part_rows[i - group.begin] + begin, groups.weights[i], end - begin,
                                    out.row(groups.rows[i]) + begin);

@@ -155,3 +155,23 @@ def test_what_does_not_fit_is_refused(type: QuantType) -> None:
             route(BEST, np.zeros((2, 4), np.float32), None, top_k)
     with pytest.raises(BackendError, match="weight"):
         route(BEST, np.zeros((2, 4), np.float32), np.zeros(5, np.float32), 2)
+
+
+@pytest.mark.parametrize("hidden", [32, 96, 288, 576])
+@pytest.mark.parametrize("type", [QuantType.F32, QuantType.Q8_0], ids=lambda t: t.name)
+def test_hidden_layers_that_are_no_whole_chunks(type: QuantType, hidden: int) -> None:
+    rng = np.random.default_rng(hidden)
+    shapes = [(EXPERTS, hidden, WIDTH), (EXPERTS, hidden, WIDTH), (EXPERTS, WIDTH, hidden)]
+    data = [weights(rng, type, (experts * out, width)) for experts, out, width in shapes]
+    x, logits = normal(rng, 70, WIDTH), normal(rng, 70, EXPERTS)
+    logits[:, 2] += 10  # the experts' shares of the rows are far from equal
+
+    def run(b, rows=slice(None)):
+        matrices = [b.load_matrix(d, type, shape) for d, shape in zip(data, shapes, strict=True)]
+        y = b.moe_ffn(b.upload(x[rows]), route(b, logits[rows], None, 3), *matrices, 0.0)
+        return y.numpy() if hasattr(y, "numpy") else y
+
+    y = on_all(run)
+    rows_alone(run, 4)
+    difference = np.abs(y - run(REFERENCE))
+    assert np.quantile(difference, 0.9) < 1e-4
