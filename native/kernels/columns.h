@@ -112,6 +112,7 @@ struct PanelColumn {
   // Of what no dword holds.
   STEPAHEAD_INLINE Floats halves(size_t) const noexcept {
     static_assert(type.rest() == 2);
+    __builtin_prefetch(rest + 1024);
     return load_halves(rest);
   }
 };

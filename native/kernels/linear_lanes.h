@@ -96,8 +96,9 @@ static void multiply_tile(const Tile& tile, size_t num_blocks, const ActivationR
     for (size_t r = 0; r < R; ++r) acc[part][r] = zero_floats();
   }
   for (size_t b = 0; b < num_blocks; ++b) {
-#pragma GCC unroll 1
     for (size_t part = 0; part < Tile::parts; ++part) {
+      // One part after the other: unrolled, they would share loads of activations, and run out of registers.
+      if constexpr (Tile::parts > 1 && R > 1) asm("" : "+r"(part));
       const auto column = tile.column(b, part);
       Products<Format, R> products(rows, b, acc[part]);
       column.prefetch();
