@@ -90,6 +90,21 @@ def test_a_long_prompt_reports_progress(path: Path) -> None:
     assert seen == [(16, 50), (32, 50), (48, 50)]
 
 
+def test_threads_may_change_at_any_time(path: Path) -> None:
+    with LLM(path, threads=3) as llm:
+        expected = llm.generate(list(range(40)), FOUR)
+        assert llm.threads == 3
+        for number, _ in enumerate(llm.stream(list(range(40)), FOUR)):
+            llm.threads = 1 + number % 3
+            assert llm.threads == 1 + number % 3
+        llm.threads = 2
+        assert llm.generate(list(range(40)), FOUR).token_ids == expected.token_ids
+        for wrong in (0, 4, -1, 2.0):
+            with pytest.raises(ConfigError, match=rf"threads={wrong} .* 1 to 3"):
+                llm.threads = wrong  # type: ignore[assignment]
+        assert llm.threads == 2
+
+
 def test_stop_strings_and_stop_tokens(llm: LLM) -> None:
     plain = llm.generate("hello", SamplingParams(max_tokens=20, ignore_eos=True))
     by_token = llm.generate(

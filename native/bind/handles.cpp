@@ -79,6 +79,12 @@ void bind_context(nb::module_& m) {
     new (self) Context(threads, isa);
   }, nb::arg("threads"), nb::arg("isa"));
   context.def_prop_ro("threads", [](const Context& c) { return c.pool.num_threads(); });
+  context.def_prop_rw("active_threads", [](const Context& c) { return c.pool.active_threads(); },
+                      [](Context& c, int active) {
+    check(active >= 1 && active <= c.pool.num_threads(), active, " threads of a pool of ", c.pool.num_threads());
+    const nb::gil_scoped_release release;
+    c.pool.set_active_threads(active);
+  });
   context.def_prop_ro("isa", [](const Context& c) { return c.kernels.name; });
   context.def_prop_ro("bytes_in_use", [](const Context& c) { return c.arena->bytes_in_use(); });
   context.def_prop_ro("bytes_idle", [](const Context& c) { return c.arena->bytes_idle(); });

@@ -233,6 +233,19 @@ class LLM:
 
     # --- lifetime ---
     @property
+    def threads(self) -> int:
+        """How many threads compute: at first as many as the model was loaded with.
+
+        Set it to give some of them to others, at any time, while text is generated too; the text stays the same.
+        Raises ConfigError for more than the model was loaded with.
+        """
+        return self.backend.threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self.backend.threads = threads
+
+    @property
     def metrics(self) -> EngineMetrics:
         """Counters since loading."""
         return self._runner.metrics

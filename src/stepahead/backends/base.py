@@ -113,6 +113,14 @@ class Backend(Protocol):
         """What it computes with: name, and where there are such, isa and threads."""
         ...
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute. Set it to use fewer than there are, from the next op on; the bits stay the same."""
+        ...
+
+    @threads.setter
+    def threads(self, threads: int) -> None: ...
+
     # --- memory ---
     def load_matrix(
         self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN

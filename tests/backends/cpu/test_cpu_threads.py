@@ -1,12 +1,16 @@
 """How many threads: affinity, SMT siblings, cgroup quotas, the environment."""
 
 import os
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.backends.cpu.threads import cgroup_cpus, default_threads, physical_cores, resolve_threads
 from stepahead.errors import ConfigError
+from stepahead.gguf import QuantType
 
 
 def write(path: Path, text: str) -> None:
@@ -83,3 +87,33 @@ def test_an_affinity_mask_is_a_limit() -> None:
         assert default_threads() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def product(backend: CpuBackend) -> np.ndarray:
+    """One that is worth all threads."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((2048, 1024), dtype=np.float32)
+    matrix = backend.load_matrix(weights.view(np.uint8).reshape(-1), QuantType.F32, (2048, 1024))
+    return backend.download(backend.linear(backend.upload(weights[:8]), matrix))
+
+
+def test_any_of_the_threads_may_rest() -> None:
+    backend = CpuBackend(threads=4)
+    assert backend.threads == 4
+    expected = product(backend)
+    for threads in (1, 4, 2, 3):
+        backend.threads = threads
+        assert backend.threads == threads
+        assert product(backend).tobytes() == expected.tobytes()
+    assert backend.describe()["threads"] == 4
+    with pytest.raises(ConfigError, match=r"threads=5 .* 1 to 4"):
+        backend.threads = 5
+
+
+def test_threads_sleep_between_requests() -> None:
+    backend = CpuBackend(threads=4)
+    for _ in range(3):
+        product(backend)
+    start = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - start < 0.1  # three threads that spin would take up to 0.6 seconds

@@ -62,6 +62,17 @@ class CpuBackend:
             "available_isas": _native.available_isas(),
         }
 
+    @property
+    def threads(self) -> int:
+        return self._context.active_threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        limit = self._context.threads
+        if not isinstance(threads, int) or not 1 <= threads <= limit:
+            raise ConfigError(f"threads={threads!r} is out of range; give 1 to {limit}, or load the model with more")
+        self._context.active_threads = threads
+
     # --- memory ---
 
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> Matrix:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, PLAIN, AttentionRows, Floats, Ints, Rope
 from stepahead.backends.reference.activations import round_trip
-from stepahead.errors import BackendError
+from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType, dequantize
 
 MIN_WEIGHT_SUM = np.float32(6.103515625e-5)
@@ -78,6 +78,15 @@ class ReferenceBackend:
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "int8_activations": self.int8_activations}
+
+    @property
+    def threads(self) -> int:
+        return 1
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if threads != 1:
+            raise ConfigError(f"threads={threads!r} is out of range; the reference computes with 1")
 
     # --- memory ---
     def load_matrix(
