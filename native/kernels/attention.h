@@ -74,8 +74,8 @@ static inline Sight sight_of(const Query* const* queries, size_t count, const Ti
 
 #if defined(STEPAHEAD_VECTOR_AVX512)
 #include "kernels/attention_avx512.h"
-#elif defined(STEPAHEAD_VECTOR_AVX2)
-#include "kernels/attention_avx2.h"
+#elif defined(STEPAHEAD_VECTOR_AVX2) || defined(STEPAHEAD_VECTOR_NEON)
+#include "kernels/attention_pairs.h"
 #else
 #include "kernels/attention_scalar.h"
 #endif

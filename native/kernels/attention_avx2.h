@@ -1,11 +1,9 @@
-// The AVX2 twins of attention.h, which includes this file: two queries share the loads of keys and values.
+// What attention_pairs.h, which includes this file, computes with AVX2.
 #pragma once
 
 #include "kernels/attention.h"
 
 namespace stepahead::STEPAHEAD_ISA {
-
-static constexpr size_t kBatch = 2;
 
 template <class Type>
 static inline void load_row(const uint8_t* row, size_t head_dim, size_t width, float* out) noexcept {
@@ -27,18 +25,13 @@ inline void load_row<KVQ8_0>(const uint8_t* row, size_t head_dim, size_t, float*
   }
 }
 
-template <class Type>
-static void load_tile(const Tile& tile) noexcept {
-  for (size_t j = 0; j < tile.end - tile.begin; ++j) {
-    for (size_t i = 0; i < tile.row_bytes; i += 64) __builtin_prefetch(tile.next + j * tile.row_bytes + i);
-    load_row<Type>(tile.rows + j * tile.row_bytes, tile.head_dim, tile.width, tile.data + j * tile.width);
-  }
-}
+// Keys whose scores for N queries are computed at a time: eight sums of eight lanes.
+static constexpr size_t keys_beside(size_t N) noexcept { return 8 / N; }
 
-// Scores of the 8 / N keys from j on for N queries: eight sums of eight lanes at a time.
+// Scores of so many keys from j on.
 template <size_t N>
 static STEPAHEAD_INLINE void score_keys(Query* const* queries, const Tile& keys, size_t j, float scale) noexcept {
-  constexpr size_t num_keys = 8 / N;
+  constexpr size_t num_keys = keys_beside(N);
   const float* k = keys.data + (j - keys.begin) * keys.width;
   __m256 acc[N][num_keys];
   for (auto& of_query : acc) {
@@ -58,21 +51,6 @@ static STEPAHEAD_INLINE void score_keys(Query* const* queries, const Tile& keys,
   alignas(32) float scores[N][num_keys];
   _mm256_store_ps(scores[0], _mm256_mul_ps(sum_lanes_of_8(acc[0]), _mm256_set1_ps(scale)));
   for (size_t n = 0; n < N; ++n) memcpy(queries[n]->s + j, scores[n], sizeof(scores[n]));
-}
-
-template <class Type>
-static void score(Query* const* queries, size_t count, const Tile& keys, float scale) noexcept {
-  load_tile<Type>(keys);
-  for (size_t i = 0; i < count; i += kBatch) {
-    for (size_t j = keys.begin; j < keys.end; j += kKeyGroup) {
-      if (count - i >= 2) {
-        score_keys<2>(queries + i, keys, j, scale);
-        score_keys<2>(queries + i, keys, j + 4, scale);
-      } else {
-        score_keys<1>(queries + i, keys, j, scale);
-      }
-    }
-  }
 }
 
 static void softmax_chunk(Query& query, size_t width) noexcept {
@@ -113,10 +91,11 @@ static void softmax_chunk(Query& query, size_t width) noexcept {
   }
 }
 
-// y += p v for the values [begin, end) of the tile, N queries and 8 V elements of their heads from d on.
-template <size_t N, size_t V>
+// y += p v for the values [begin, end) of the tile, N queries and `part` elements of their heads from d on.
+template <size_t N, size_t part>
 static STEPAHEAD_INLINE void add_part(Query* const* queries, const Tile& values, size_t begin, size_t end,
                                       size_t d) noexcept {
+  constexpr size_t V = part / 8;
   __m256 acc[N][V];
 #pragma GCC unroll 4
   for (size_t n = 0; n < N; ++n) {
@@ -139,35 +118,6 @@ static STEPAHEAD_INLINE void add_part(Query* const* queries, const Tile& values,
   for (size_t n = 0; n < N; ++n) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < V; ++i) _mm256_storeu_ps(queries[n]->y + d + 8 * i, acc[n][i]);
-  }
-}
-
-template <size_t N>
-static void add_span(Query* const* queries, const Tile& values, size_t begin, size_t end) noexcept {
-  if (begin >= end) return;
-  size_t d = 0;
-  for (; d + 32 <= values.width; d += 32) add_part<N, 4>(queries, values, begin, end, d);
-  for (; d < values.width; d += 16) add_part<N, 2>(queries, values, begin, end, d);
-}
-
-template <class Type>
-static void add_values(Query* const* queries, size_t count, const Tile& values) noexcept {
-  load_tile<Type>(values);
-  for (size_t i = 0; i < count; i += kBatch) {
-    const size_t batch = smaller(count - i, kBatch);
-    const Sight sight = sight_of(queries + i, batch, values);
-    for (size_t n = i; n < i + batch; ++n) {
-      add_span<1>(queries + n, values, larger(values.begin, queries[n]->begin), sight.begin);
-    }
-    if (batch == 2) {
-      add_span<2>(queries + i, values, sight.begin, sight.end);
-    } else {
-      add_span<1>(queries + i, values, sight.begin, sight.end);
-    }
-    for (size_t n = i; n < i + batch; ++n) {
-      const size_t begin = larger(sight.end, queries[n]->begin);
-      add_span<1>(queries + n, values, begin, smaller(values.end, queries[n]->end));
-    }
   }
 }
 
