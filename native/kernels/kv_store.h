@@ -9,7 +9,14 @@ namespace stepahead::STEPAHEAD_ISA {
 static void kv_store_f32(const float* x, size_t head_dim, uint8_t* out) noexcept { memcpy(out, x, head_dim * 4); }
 
 static void kv_store_f16(const float* x, size_t head_dim, uint8_t* out) noexcept {
-  for (size_t i = 0; i < head_dim; ++i) {
+  size_t i = 0;
+#if defined(STEPAHEAD_VECTOR_AVX2)
+  for (; i + 8 <= head_dim; i += 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  }
+#endif
+  for (; i < head_dim; ++i) {
     const uint16_t half = float_to_half(x[i]);
     memcpy(out + 2 * i, &half, 2);
   }
