@@ -5,7 +5,7 @@
 #include "kernels/formats.h"
 
 #if defined(STEPAHEAD_VECTOR_AVX2) || defined(STEPAHEAD_VECTOR_NEON)
-#include "kernels/linear_lanes.h"
+#include "kernels/linear_many.h"
 #endif
 
 namespace stepahead::STEPAHEAD_ISA {

@@ -54,6 +54,7 @@ struct Products {
 // kLanes rows of a plain matrix.
 template <class Format>
 struct PlainTile {
+  static constexpr bool interleaved = false;
   static constexpr size_t parts = 1;
   const typename Format::Block* rows[kLanes];
   size_t num_blocks, num_out;
@@ -73,6 +74,7 @@ struct PlainTile {
 // A panel of an interleaved matrix, in narrow vectors several parts of it.
 template <class Format>
 struct PanelTile {
+  static constexpr bool interleaved = true;
   static constexpr size_t parts = kTileRows / kLanes, num_out = kLanes;
   static constexpr const TypeInfo& type = info(Format::type);
   const uint8_t *panel, *rest;
@@ -130,16 +132,6 @@ static void multiply_rows(Tile& tile, size_t num_blocks, const ActivationRow* ro
     multiply[count - 1](tile, num_blocks, rows + r, out);
     tile.more = false;  // the first pass asks for the next tile, for all
     r += count;
-  }
-}
-
-template <class Format, template <class> class Tile>
-static void linear_in_lanes(const uint8_t* matrix, size_t row_bytes, size_t begin, size_t end, size_t num_in,
-                            const ActivationRow* rows, size_t num_rows, float* const* y) noexcept {
-  const size_t num_blocks = num_in / Format::elements;
-  for (size_t o = begin; o < end; o += kLanes * Tile<Format>::parts) {
-    Tile<Format> tile(matrix, row_bytes, o, end, num_blocks);
-    multiply_rows<Format>(tile, num_blocks, rows, num_rows, y, o);
   }
 }
 

@@ -17,7 +17,7 @@ def interleaved(backend: CpuBackend, data: np.ndarray, type: QuantType, shape: t
 
 
 @pytest.mark.parametrize("type", INT8_TYPES, ids=lambda t: t.name)
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, 16, 17])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, 16, 17, 100])
 def test_the_same_bits_as_plain_weights(type: QuantType, num_rows: int) -> None:
     rng = np.random.default_rng(num_rows)
     shape = (48, 768)

@@ -34,7 +34,8 @@ def product(
 
 @pytest.mark.parametrize("type", NATIVE_TYPES, ids=lambda t: t.name)
 @pytest.mark.parametrize(
-    ("num_rows", "num_out"), [(1, 1), (1, 64), (2, 8), (3, 33), (4, 9), (5, 17), (6, 32), (7, 24), (8, 40), (17, 12)]
+    ("num_rows", "num_out"),
+    [(1, 1), (1, 64), (2, 8), (3, 33), (4, 9), (5, 17), (6, 32), (7, 24), (8, 40), (17, 12), (100, 33)],
 )
 def test_linear_near_the_reference_and_alike_on_all(type: QuantType, num_rows: int, num_out: int) -> None:
     rng = np.random.default_rng(num_rows)
