@@ -109,6 +109,7 @@ def _run(options: argparse.Namespace) -> None:
     facts = _facts(options, file, load_average)
     for shard in file.shards:
         _read_once(shard)
+    Worker(settings[0]).close()  # ours: its first start may write repacked weights, and is not measured
     with ExitStack() as stack:
         bandwidth = ReadBandwidth(options.threads, READ_BYTES)
         stack.callback(bandwidth.close)
