@@ -121,14 +121,15 @@ def test_a_single_allowed_token_has_an_infinite_margin() -> None:
 
 
 @pytest.mark.parametrize("params", [{}, {"top_k": 3}, {"top_p": 0.8}, {"min_p": 0.05}, {"top_k": 40, "top_p": 0.99}])
-def test_sampling_is_the_argmax_of_all_perturbed_logits(params: dict) -> None:
+@pytest.mark.parametrize(("size", "spread"), [(300, 6.0), (20_000, 0.1), (20_000, 1.0), (20_000, 3.0), (20_000, 30.0)])
+def test_sampling_is_the_argmax_of_all_perturbed_logits(params: dict, size: int, spread: float) -> None:
     # Without the shortcuts: noise for every token, filters as masks.
     rng = np.random.default_rng(0)
-    for position in range(60):
-        logits = (rng.normal(size=300) * 6).astype(np.float32)
+    for position in range(18_000 // size or 4):
+        logits = (rng.normal(size=size) * spread).astype(np.float32)
         scaled = (logits.astype(np.float64) - logits.max()) / 0.7
         kept = naive_filter(scaled, **params)
-        perturbed = np.where(kept, scaled + gumbel_noise(9, position, np.arange(300)), -np.inf)
+        perturbed = np.where(kept, scaled + gumbel_noise(9, position, np.arange(size)), -np.inf)
         second, best = np.sort(perturbed)[-2:]
         sampled = SAMPLER.sample(logits, state_of(seed=9, temperature=0.7, **params), position)
         assert (sampled.token_id, sampled.margin) == (perturbed.argmax(), best - second)

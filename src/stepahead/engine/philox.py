@@ -6,6 +6,7 @@ which order, or beside which other request. This file knows nothing about logits
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ Words = npt.NDArray[np.uint64]
 """32-bit words, kept in 64 bits so that a product of two fits."""
 
 _ROUNDS = 10
-_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
+_MULTIPLIERS = np.array(((0xD2511F53,), (0xCD9E8D57,)), np.uint64)
+_WEYL = np.array(((0x9E3779B9,), (0xBB67AE85,)), np.uint64)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
@@ -25,19 +26,25 @@ GUMBEL_MAX = -math.log(-math.log1p(-(2.0**-24)))
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
-    """Philox4x32-10 of many counters under one key; the counter's words broadcast against each other."""
+    """Philox4x32-10 of many counters under one key."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
-        c0, c1, c2, c3 = (
-            (product_1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
-            product_1 & _LOW,
-            (product_0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
-            product_0 & _LOW,
-        )
-        k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
-    return c0, c1, c2, c3
+    # The words that are multiplied, and those that are not: (2, n) each, so that a round is five operations of numpy.
+    factors, others = np.stack((c0, c2)), np.stack((c1, c3))
+    for round_key in _round_keys(*key):
+        products = factors * _MULTIPLIERS
+        factors = (products >> _SHIFT)[::-1]
+        factors ^= others
+        factors ^= round_key
+        products &= _LOW
+        others = products[::-1]
+    return factors[0], others[0], factors[1], others[1]
+
+
+@lru_cache(maxsize=64)
+def _round_keys(k0: int, k1: int) -> Words:
+    """(rounds, 2, 1): a sequence's seed is one key for all its draws."""
+    first = np.array(((k0,), (k1,)), np.uint64)
+    return (first + _WEYL * np.arange(_ROUNDS, dtype=np.uint64)[:, None, None]) & _LOW
 
 
 def token_words(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:
@@ -54,8 +61,10 @@ def token_words(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> W
     low = np.full_like(unique, position & 0xFFFFFFFF)
     high = np.full_like(unique, position >> 32)
     words = philox4x32((unique, low, high, np.zeros_like(unique)), (seed & 0xFFFFFFFF, seed >> 32))
-    which_block = np.cumsum(is_first) - 1
-    chosen: Words = np.stack(words)[token_ids & 3, which_block]
+    in_order = np.stack(words, axis=1).reshape(-1)
+    if len(in_order) == len(token_ids):
+        return in_order  # every token of every block
+    chosen: Words = in_order[4 * np.cumsum(is_first) - 4 + (token_ids & 3)]
     return chosen
 
 

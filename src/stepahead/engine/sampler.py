@@ -30,6 +30,10 @@ Weights = npt.NDArray[np.float64]
 _NOISE_REACH = GUMBEL_MAX - GUMBEL_MIN + 1e-6
 # A nucleus is looked for among this many tokens before the whole vocabulary is sorted (0.2 ms against 10 ms).
 _NUCLEUS_GUESS = 1024
+# The largest of many are looked for among those that lie no further than this below the best, before among all.
+_LIKELY = 10.0
+# From this many contenders on, the noise of the likely ones is drawn first: it tells most of the others that they lost.
+_MANY_CONTENDERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class Sampler:
         with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, as it should
             scaled = (processed.astype(np.float64) - top) / temperature
         kept = _contenders(scaled, _filtered(scaled, state.params))
+        if len(kept) >= _MANY_CONTENDERS:
+            kept = _still_in(scaled, kept, state.seed, position)
         winner, margin = _top_two(scaled[kept] + gumbel_noise(state.seed, position, kept))
         return Sampled(int(kept[winner]), margin)
 
@@ -155,7 +161,7 @@ def _filtered(scaled: Weights, params: SamplingParams) -> Ids | None:
     """Ids that top-k, top-p and min-p keep, ascending; None: all. The largest of `scaled` is 0."""
     kept: Ids | None = None
     if 0 < params.top_k < len(scaled):
-        kept = np.sort(_largest(scaled, params.top_k))
+        kept = np.sort(_largest(scaled, params.top_k, -_LIKELY))
     if params.top_p < 1.0:
         kept = _nucleus(scaled, np.arange(len(scaled)) if kept is None else kept, params.top_p)
     if params.min_p > 0.0:
@@ -168,11 +174,12 @@ def _nucleus(scaled: Weights, ids: Ids, top_p: float) -> Ids:
     """The fewest of the ascending `ids`, likeliest first, that hold `top_p` of their probability; ascending."""
     weights = np.exp(scaled[ids])
     target = top_p * weights.sum()
-    for num_sorted in (_NUCLEUS_GUESS, len(ids)):
-        order = _largest(weights, num_sorted)
+    likely = np.flatnonzero(weights >= math.exp(-_LIKELY))
+    order = _sorted(weights, likely) if len(likely) <= _NUCLEUS_GUESS else _largest(weights, _NUCLEUS_GUESS)
+    cumulative = np.cumsum(weights[order])
+    if cumulative[-1] < target:
+        order = _largest(weights, len(ids))
         cumulative = np.cumsum(weights[order])
-        if cumulative[-1] >= target:
-            break
     num_kept = int(np.searchsorted(cumulative, target)) + 1
     return np.sort(ids[order[:num_kept]])
 
@@ -183,22 +190,43 @@ def _contenders(scaled: Weights, kept: Ids | None) -> Ids:
     values = scaled if kept is None else scaled[kept]
     if len(values) < 2:
         return ids
-    second = np.partition(values, -2)[-2]
+    best, margin = _top_two(values)
+    second = values[best] - margin if margin < math.inf else -math.inf
     contenders: Ids = ids[values >= second - _NOISE_REACH]
     return contenders
 
 
-def _largest(values: Weights, count: int) -> Ids:
-    """Indices of the `count` largest, largest first, the lowest index first among equals."""
-    size = len(values)
+def _still_in(scaled: Weights, kept: Ids, seed: int, position: int) -> Ids:
+    """Of many contenders those that the largest noise would lift above the second of the likely ones' true sums."""
+    values = scaled[kept]
+    likely = kept[values >= -_LIKELY]
+    if len(likely) < 2:
+        return kept
+    second = float(np.partition(scaled[likely] + gumbel_noise(seed, position, likely), -2)[-2])
+    still_in: Ids = kept[values >= second - GUMBEL_MAX - 1e-6]
+    return still_in
+
+
+def _largest(values: Weights, count: int, likely: float = math.inf) -> Ids:
+    """Indices of the `count` largest, largest first, the lowest index first among equals.
+
+    If `count` values are at least `likely`, no other is looked at twice.
+    """
     if count == 0:
         return np.empty(0, dtype=np.int64)
-    chosen: Ids = np.arange(size)
-    if count < size:
-        cut = np.partition(values, size - count)[size - count]
-        above = np.flatnonzero(values > cut)
-        level = np.flatnonzero(values == cut)[: count - len(above)]
-        chosen = np.sort(np.concatenate([above, level]))
+    if count >= len(values):
+        return _sorted(values, np.arange(len(values)))
+    among = np.flatnonzero(values >= likely)
+    is_enough = len(among) >= count
+    found = values[among] if is_enough else values
+    cut = np.partition(found, len(found) - count)[len(found) - count]
+    above, level = np.flatnonzero(found > cut), np.flatnonzero(found == cut)
+    chosen = np.sort(np.concatenate([above, level[: count - len(above)]]))
+    return _sorted(values, among[chosen] if is_enough else chosen)
+
+
+def _sorted(values: Weights, chosen: Ids) -> Ids:
+    """The ascending `chosen` by value, largest first, the lowest index first among equals."""
     return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
