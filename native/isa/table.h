@@ -14,7 +14,6 @@
 #include "kernels/linear_float.h"
 #include "kernels/linear_int8.h"
 #include "kernels/linear_interleaved.h"
-#include "kernels/linear_scalar.h"
 #include "kernels/norm_rope.h"
 #include "kernels/quantize_row.h"
 
@@ -28,24 +27,20 @@ static consteval void add_float(KernelTable& table, WeightType type) {
 }
 
 template <class Format>
-static consteval void add_format(KernelTable& table, LinearKernel linear) {
+static consteval void add_format(KernelTable& table) {
   constexpr TypeInfo type = info(Format::type);
   static_assert(sizeof(typename Format::Block) == type.block_bytes && Format::elements == type.block_size);
   const auto at = static_cast<size_t>(Format::type);
-  table.linear[at] = linear;
+  table.linear[at] = linear_int8<Format>;
   table.linear_interleaved[at] = linear_interleaved<Format>;
   table.dequantize[at] = dequantize_blocks<Format>;
 }
 
-// Formats whose linear_int8 has vector twins.
 template <class... Formats>
-static consteval void add_vector_formats(KernelTable& table) {
-  (add_format<Formats>(table, linear_int8<Formats>), ...);
-}
-
-template <class... Formats>
-static consteval void add_scalar_formats(KernelTable& table) {
-  (add_format<Formats>(table, linear_scalar<Formats>), ...);
+static consteval void add_formats(KernelTable& table) {
+  constexpr unsigned floats = 0b111, every = (1u << kNumWeightTypes) - 1;
+  static_assert((floats | ... | (1u << static_cast<unsigned>(Formats::type))) == every, "a type has no kernels");
+  (add_format<Formats>(table), ...);
 }
 
 static consteval KernelTable make_table(const char* name) {
@@ -54,11 +49,7 @@ static consteval KernelTable make_table(const char* name) {
   add_float<F32>(table, WeightType::F32);
   add_float<F16>(table, WeightType::F16);
   add_float<BF16>(table, WeightType::BF16);
-  add_vector_formats<Q8_0, Q4_0, Q4_K, Q5_K, Q6_K>(table);
-  add_scalar_formats<Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, Q2_K, Q3_K, IQ4_XS, IQ3_XXS>(table);
-  for (const LinearKernel linear : table.linear) {
-    if (linear == nullptr) throw "a type of WeightType has no kernels";  // at compile time
-  }
+  add_formats<Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, IQ3_XXS>(table);
   table.quantize_row = quantize_row;
   table.add = add;
   table.add_scaled = add_scaled;

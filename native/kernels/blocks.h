@@ -210,10 +210,10 @@ static inline int element(const BlockIQ4_XS& b, size_t i) noexcept {
 }
 
 static inline int element(const BlockIQ3_XXS& b, size_t i) noexcept {
-  const auto magnitude = static_cast<int>(kIQ3XXSGrid[b.codes[i / 4]] >> (i % 4 * 8) & 0xFF);
+  const uint32_t level = kIQ3XXSGrid[b.codes[i / 4]] >> (i % 4 * 4) & 7;
   const uint32_t seven = load_u32(b.signs + i / 32 * 4) >> (i % 32 / 8 * 7) & 127;
   const uint32_t signs = seven | static_cast<uint32_t>(__builtin_parity(seven)) << 7;
-  return signs >> (i % 8) & 1 ? -magnitude : magnitude;
+  return kIQ3XXSLevels[level | (signs >> (i % 8) & 1) << 3];
 }
 
 // What d multiplies before an element of sub-block j does.

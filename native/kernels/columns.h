@@ -64,6 +64,10 @@ struct PlainColumn {
     return load_halves_of_rows([&](size_t row) { return at(row, offset); });
   }
 
+  STEPAHEAD_INLINE Dwords bytes(size_t offset) const noexcept {
+    return load_bytes_of_rows([&](size_t row) { return at(row, offset); });
+  }
+
  private:
   static constexpr bool large = sizeof(Block) > 64;
 
@@ -91,7 +95,7 @@ struct PlainColumn {
 };
 
 // Interleaved rows (isa/kernel_table.h), from lane 0 or, in narrower vectors, another multiple of kLanes on. One
-// stream, and yet the hardware prefetchers do not keep up beside the activations (measured on a Zen 5 with Q4_K: 26 GB/s
+// stream, and yet the hardware prefetchers do not keep up beside the activations (measured on a Zen 5, Q4_K: 26 GB/s
 // a core at one row and 8 at eight rows; with prefetching 40 and 21).
 template <class Format>
 struct PanelColumn {
@@ -114,6 +118,11 @@ struct PanelColumn {
     static_assert(type.rest() == 2);
     __builtin_prefetch(rest + 1024);
     return load_halves(rest);
+  }
+
+  STEPAHEAD_INLINE Dwords bytes(size_t) const noexcept {
+    static_assert(type.rest() == 1);
+    return load_bytes(rest);
   }
 };
 

@@ -57,6 +57,62 @@ static STEPAHEAD_INLINE Dwords signed_bytes_to_words(Dwords x, int j, int k) noe
 }
 static STEPAHEAD_INLINE Dwords negative_words(Dwords x) noexcept { return _mm256_sub_epi16(zero_dwords(), x); }
 
+static STEPAHEAD_INLINE Dwords add_bytes(Dwords a, Dwords b) noexcept { return _mm256_add_epi8(a, b); }
+
+// Sixteen bytes for look_up, which takes bytes from 0 to 15 to those at that place.
+static STEPAHEAD_INLINE Dwords broadcast_16(const int8_t* table) noexcept {
+  return _mm256_broadcastsi128_si256(load_128(table));
+}
+static STEPAHEAD_INLINE Dwords look_up(Dwords table, Dwords index) noexcept {
+  return _mm256_shuffle_epi8(table, index);
+}
+
+// Bytes of each dword to its bytes: `pattern` says which, a byte each.
+static STEPAHEAD_INLINE Dwords shuffle_bytes(Dwords x, int pattern) noexcept {
+  const int step = 0x04040404;
+  return _mm256_shuffle_epi8(
+      x, _mm256_broadcastsi128_si256(_mm_setr_epi32(pattern, pattern + step, pattern + 2 * step, pattern + 3 * step)));
+}
+
+// Entries of a table of 256 words for the four codes in each dword, one by one: vpgatherdd is slower (Zen 5).
+class WordsOfCodes {
+ public:
+  STEPAHEAD_INLINE WordsOfCodes(const uint16_t* table, Dwords codes) noexcept : table_(table) {
+    store_dwords(codes_, codes);
+  }
+
+  // The entry for code j, each of its two bytes twice.
+  STEPAHEAD_INLINE Dwords twice(size_t j) const noexcept {
+    const auto entry = [&](size_t lane) { return static_cast<short>(table_[codes_[4 * lane + j]]); };
+    const __m128i entries =
+        _mm_setr_epi16(entry(0), entry(1), entry(2), entry(3), entry(4), entry(5), entry(6), entry(7));
+    return shuffle_bytes(_mm256_cvtepu16_epi32(entries), 0x01010000);
+  }
+
+ private:
+  const uint16_t* table_;
+  uint8_t codes_[4 * kLanes];
+};
+
+// Bits 4 c to 4 c + 3 of each dword to its bytes: `value` where they are set.
+static STEPAHEAD_INLINE Dwords bits_to_bytes(Dwords x, size_t c, int value) noexcept {
+  const Dwords bits = splat(c % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010));
+  const Dwords spread = shuffle_bytes(x, static_cast<int>(c / 2) * 0x01010101);
+  return _mm256_cmpeq_epi8(spread & bits, bits) & splat_byte(value);
+}
+
+template <int bits>
+static STEPAHEAD_INLINE Dwords shift_dwords_left(Dwords x) noexcept {
+  return _mm256_slli_epi32(x, bits);
+}
+
+// 2^(x - 128), x from 0 to 255; the first two are denormal.
+static STEPAHEAD_INLINE Floats half_powers_of_two(Dwords x) noexcept {
+  const Dwords normal = _mm256_slli_epi32(_mm256_sub_epi32(x, splat(1)), 23);
+  const Dwords denormal = _mm256_sllv_epi32(splat(0x00200000), x);
+  return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, denormal, _mm256_cmpgt_epi32(splat(2), x)));
+}
+
 static STEPAHEAD_INLINE Scale byte_to_scale(Dwords x, int j) noexcept { return bytes_to_words(x, j, j); }
 static STEPAHEAD_INLINE Scale signed_byte_to_scale(Dwords x, int j) noexcept { return signed_bytes_to_words(x, j, j); }
 
@@ -144,6 +200,13 @@ template <class At>
 static STEPAHEAD_INLINE Floats load_halves_of_rows(const At& at) noexcept {
   const auto half = [&](size_t i) { return static_cast<short>(load_u16(at(i))); };
   return _mm256_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)));
+}
+
+// The byte at `at(row)` of each of eight rows, as a dword.
+template <class At>
+static STEPAHEAD_INLINE Dwords load_bytes_of_rows(const At& at) noexcept {
+  const auto byte = [&](size_t i) { return static_cast<int>(*at(i)); };
+  return _mm256_setr_epi32(byte(0), byte(1), byte(2), byte(3), byte(4), byte(5), byte(6), byte(7));
 }
 
 }  // namespace stepahead::STEPAHEAD_ISA

@@ -50,6 +50,69 @@ static STEPAHEAD_INLINE Dwords signed_bytes_to_words(Dwords x, int j, int k) noe
 }
 static STEPAHEAD_INLINE Dwords negative_words(Dwords x) noexcept { return _mm512_sub_epi16(zero_dwords(), x); }
 
+static STEPAHEAD_INLINE Dwords add_bytes(Dwords a, Dwords b) noexcept { return _mm512_add_epi8(a, b); }
+
+// Sixteen bytes for look_up, which takes bytes from 0 to 15 to those at that place.
+static STEPAHEAD_INLINE Dwords broadcast_16(const int8_t* table) noexcept {
+  return _mm512_broadcast_i32x4(load_128(table));
+}
+static STEPAHEAD_INLINE Dwords look_up(Dwords table, Dwords index) noexcept {
+  return _mm512_shuffle_epi8(table, index);
+}
+
+// Bytes of each dword to its bytes: `pattern` says which, a byte each.
+static STEPAHEAD_INLINE Dwords shuffle_bytes(Dwords x, int pattern) noexcept {
+  const int step = 0x04040404;
+  return _mm512_shuffle_epi8(
+      x, _mm512_broadcast_i32x4(_mm_setr_epi32(pattern, pattern + step, pattern + 2 * step, pattern + 3 * step)));
+}
+
+// Entries of a table of 256 words for the four codes in each dword. Gathering them costs 26 cycles a vector (Zen 5).
+class WordsOfCodes {
+ public:
+  STEPAHEAD_INLINE WordsOfCodes(const uint16_t* table, Dwords codes) noexcept
+      : of_even_{look_up_words(table, codes & splat(0x00FF00FF))},
+        of_odd_{look_up_words(table, shift_right<8>(codes))} {}
+
+  // The entry for code j, each of its two bytes twice.
+  STEPAHEAD_INLINE Dwords twice(size_t j) const noexcept {
+    return shuffle_bytes(j % 2 == 0 ? of_even_ : of_odd_, j < 2 ? 0x01010000 : 0x03030202);
+  }
+
+ private:
+  // vpermi2w looks up six of the eight bits.
+  static STEPAHEAD_INLINE Dwords look_up_words(const uint16_t* table, Dwords index) noexcept {
+    const auto quarter = [&](size_t g) {
+      return _mm512_permutex2var_epi16(load_dwords(table + 64 * g), index, load_dwords(table + 64 * g + 32));
+    };
+    const __mmask32 bit_6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x40));
+    const __mmask32 bit_7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x80));
+    return _mm512_mask_blend_epi16(bit_7, _mm512_mask_blend_epi16(bit_6, quarter(0), quarter(1)),
+                                   _mm512_mask_blend_epi16(bit_6, quarter(2), quarter(3)));
+  }
+
+  Dwords of_even_, of_odd_;
+};
+
+// Bits 4 c to 4 c + 3 of each dword to its bytes: `value` where they are set.
+static STEPAHEAD_INLINE Dwords bits_to_bytes(Dwords x, size_t c, int value) noexcept {
+  const Dwords bits = splat(c % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010));
+  const Dwords spread = shuffle_bytes(x, static_cast<int>(c / 2) * 0x01010101);
+  return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(spread, bits), splat_byte(value));
+}
+
+template <int bits>
+static STEPAHEAD_INLINE Dwords shift_dwords_left(Dwords x) noexcept {
+  return _mm512_slli_epi32(x, bits);
+}
+
+// 2^(x - 128), x from 0 to 255; the first two are denormal.
+static STEPAHEAD_INLINE Floats half_powers_of_two(Dwords x) noexcept {
+  const Dwords normal = _mm512_slli_epi32(_mm512_sub_epi32(x, splat(1)), 23);
+  return _mm512_castsi512_ps(
+      _mm512_mask_sllv_epi32(normal, _mm512_cmplt_epu32_mask(x, splat(2)), splat(0x00200000), x));
+}
+
 static STEPAHEAD_INLINE Scale byte_to_scale(Dwords x, int j) noexcept {
   const int zero = 0x80, pattern = j | zero << 8 | zero << 16 | zero << 24, step = 4;
   return _mm512_shuffle_epi8(
@@ -157,6 +220,14 @@ static STEPAHEAD_INLINE Floats load_halves_of_rows(const At& at) noexcept {
       _mm256_setr_epi16(half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7), half(8), half(9),
                         half(10), half(11), half(12), half(13), half(14), half(15));
   return _mm512_cvtph_ps(halves);
+}
+
+// The byte at `at(row)` of each of sixteen rows, as a dword.
+template <class At>
+static STEPAHEAD_INLINE Dwords load_bytes_of_rows(const At& at) noexcept {
+  const auto byte = [&](size_t i) { return static_cast<int>(*at(i)); };
+  return _mm512_setr_epi32(byte(0), byte(1), byte(2), byte(3), byte(4), byte(5), byte(6), byte(7), byte(8), byte(9),
+                           byte(10), byte(11), byte(12), byte(13), byte(14), byte(15));
 }
 
 }  // namespace stepahead::STEPAHEAD_ISA

@@ -71,6 +71,58 @@ static STEPAHEAD_INLINE Dwords negative_words(Dwords x) noexcept {
   return vreinterpretq_u32_s16(vnegq_s16(vreinterpretq_s16_u32(x)));
 }
 
+static STEPAHEAD_INLINE Dwords add_bytes(Dwords a, Dwords b) noexcept {
+  return vreinterpretq_u32_u8(vaddq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b)));
+}
+
+// Sixteen bytes for look_up, which takes bytes from 0 to 15 to those at that place.
+static STEPAHEAD_INLINE Dwords broadcast_16(const int8_t* table) noexcept { return load_dwords(table); }
+static STEPAHEAD_INLINE Dwords look_up(Dwords table, Dwords index) noexcept {
+  return vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(table), vreinterpretq_u8_u32(index)));
+}
+
+// Bytes of each dword to its bytes: `pattern` says which, a byte each.
+static STEPAHEAD_INLINE Dwords shuffle_bytes(Dwords x, int pattern) noexcept {
+  return look_up(x, splat(pattern) + Dwords{0, 0x04040404, 0x08080808, 0x0C0C0C0C});
+}
+
+// Entries of a table of 256 words for the four codes in each dword.
+class WordsOfCodes {
+ public:
+  STEPAHEAD_INLINE WordsOfCodes(const uint16_t* table, Dwords codes) noexcept : table_(table) {
+    store_dwords(codes_, codes);
+  }
+
+  // The entry for code j, each of its two bytes twice.
+  STEPAHEAD_INLINE Dwords twice(size_t j) const noexcept {
+    const auto entry = [&](size_t lane) { return uint32_t{table_[codes_[4 * lane + j]]}; };
+    return shuffle_bytes(Dwords{entry(0), entry(1), entry(2), entry(3)}, 0x01010000);
+  }
+
+ private:
+  const uint16_t* table_;
+  uint8_t codes_[4 * kLanes];
+};
+
+// Bits 4 c to 4 c + 3 of each dword to its bytes: `value` where they are set.
+static STEPAHEAD_INLINE Dwords bits_to_bytes(Dwords x, size_t c, int value) noexcept {
+  const Dwords bits = splat(c % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010));
+  const Dwords spread = shuffle_bytes(x, static_cast<int>(c / 2) * 0x01010101);
+  return vreinterpretq_u32_u8(vtstq_u8(vreinterpretq_u8_u32(spread), vreinterpretq_u8_u32(bits))) & splat_byte(value);
+}
+
+template <int bits>
+static STEPAHEAD_INLINE Dwords shift_dwords_left(Dwords x) noexcept {
+  return vshlq_n_u32(x, bits);
+}
+
+// 2^(x - 128), x from 0 to 255; the first two are denormal.
+static STEPAHEAD_INLINE Floats half_powers_of_two(Dwords x) noexcept {
+  const Dwords normal = vshlq_n_u32(x - splat(1), 23);
+  const Dwords denormal = vshlq_u32(splat(0x00200000), vreinterpretq_s32_u32(x));
+  return vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(x, splat(2)), denormal, normal));
+}
+
 static STEPAHEAD_INLINE Scale byte_to_scale(Dwords x, int j) noexcept {
   return vreinterpretq_s32_u32(byte_of_dwords(x, j));
 }
@@ -197,6 +249,12 @@ static STEPAHEAD_INLINE void load_dwords_of_rows(const At& at, Dwords* out) noex
       out[i + 3] = vreinterpretq_u32_u64(vtrn2q_u64(b, d));
     }
   }
+}
+
+// The byte at `at(row)` of each of four rows, as a dword.
+template <class At>
+static STEPAHEAD_INLINE Dwords load_bytes_of_rows(const At& at) noexcept {
+  return Dwords{*at(0), *at(1), *at(2), *at(3)};
 }
 
 // The half at `at(row)` of each of four rows.

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "kernels/formats_lanes.h"
+#include "kernels/formats_lanes_256.h"
+#include "kernels/formats_lanes_32.h"
 
 namespace stepahead::STEPAHEAD_ISA {
 

@@ -9,20 +9,12 @@ from stepahead.backends.base import AttentionRows
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.errors import ConfigError
 from stepahead.gguf import QuantType, dequantize, quantize
+from support.random_codes import random_codes
 
 NATIVE_TYPES = [type for type in QuantType if type.id in _native.NATIVE_TYPES]
 FLOAT_TYPES = [type for type in NATIVE_TYPES if type.block_size == 1]
 INT8_TYPES = [type for type in NATIVE_TYPES if type.block_size > 1]
 DECODED_TYPES = [type for type in QuantType if type.id not in _native.NATIVE_TYPES]
-
-SCALES_AT = {
-    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS", "IQ3_XXS"), (0,)),
-    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
-    "Q2_K": (80, 82),
-    "Q3_K": (108,),
-    "Q6_K": (208,),
-}
-"""Where a block keeps its binary16 scales, in bytes."""
 
 Result = np.ndarray | Sequence[np.ndarray]
 
@@ -86,24 +78,6 @@ def random_bytes(rng: np.random.Generator, type: QuantType, shape: tuple[int, ..
     return np.concatenate(found)[:num_blocks].reshape(-1, type.row_bytes(shape[-1]))
 
 
-def set_scales(blocks: np.ndarray, type: QuantType, scale: float) -> None:
-    """Give every scale of `blocks` this value; MXFP4 takes the nearest power of two."""
-    if type is QuantType.MXFP4:
-        blocks[:, 0] = 128 + round(np.log2(scale))
-        return
-    for at in SCALES_AT[type.name]:
-        blocks[:, at : at + 2] = np.array([scale], np.float16).view(np.uint8)
-
-
-def random_codes(rng: np.random.Generator, type: QuantType, shape: tuple[int, ...]) -> np.ndarray:
-    """Bytes of weights with a root mean square of about 1 / sqrt(in): any codes, all blocks of one scale."""
-    blocks = rng.integers(0, 256, (int(np.prod(shape)) // type.block_size, type.block_bytes), np.uint8)
-    set_scales(blocks, type, 1.0)
-    size = np.sqrt((dequantize(blocks, type).astype(np.float64) ** 2).mean())
-    set_scales(blocks, type, 1 / (size * np.sqrt(shape[-1])))
-    return blocks.reshape(-1, type.row_bytes(shape[-1]))
-
-
 def weights(rng: np.random.Generator, type: QuantType, shape: tuple[int, ...]) -> np.ndarray:
     """Bytes of weights of about 1 / sqrt(in), quantised where a quantiser exists."""
     if type in DECODED_TYPES:
@@ -111,7 +85,7 @@ def weights(rng: np.random.Generator, type: QuantType, shape: tuple[int, ...]) -
     try:
         data = quantize(normal(rng, *shape) / np.float32(np.sqrt(shape[-1])), type)
     except ConfigError:  # no quantiser of ours
-        return random_codes(rng, type, shape)
+        data = random_codes(rng, type, shape, shape[-1] ** -0.5)
     return data.reshape(-1, type.row_bytes(shape[-1]))
 
 

@@ -14,7 +14,6 @@ from cpu_cases import (
     on_all,
     random_bytes,
     rows_alone,
-    set_scales,
     weights,
 )
 
@@ -22,6 +21,7 @@ from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.errors import BackendError
 from stepahead.gguf import QuantType, dequantize
+from support.random_codes import set_scales
 
 REFERENCE = ReferenceBackend(int8_activations=True)
 
