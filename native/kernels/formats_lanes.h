@@ -61,7 +61,7 @@ struct InLanes<Q4_0> : Decoder {
     const auto q = w.template dwords<4>(offsetof(BlockQ4_0, q));
     const Dwords low = splat_byte(15);
     sink.sums(0, splat(static_cast<int>(0xFFF8FFF8)));  // q is 8 too much
-    sink.sub_block(0, Scale{}, [&](size_t c) { return c < 4 ? q[c] & low : shift_right<4>(q[c - 4]) & low; });
+    sink.sub_block(0, Scale{}, [&](size_t c) { return c < 4 ? q[c] & low : high_nibbles(q[c - 4]); });
     sink.scales(w.halves(offsetof(BlockQ4_0, d)));
   }
 };
@@ -102,7 +102,7 @@ struct InLanes<ScalesAndMinsFormat<Block, type>> : Decoder {
         return five ? even | (shift_left<4>(high[c]) & fifth) : even;
       });
       sink.sub_block(2 * g + 1, scale[2 * g + 1], [&](size_t c) {
-        const Dwords odd = shift_right<4>(q[c]) & low;
+        const Dwords odd = high_nibbles(q[c]);
         return five ? odd | (shift_left<3>(high[c]) & fifth) : odd;
       });
       if constexpr (five) {
@@ -155,7 +155,7 @@ struct InLanes<Q6_K> : Decoder {
         return (low[4 * u + c] & nibble) | (shift_left<4>(high[4 * u + c]) & pair);
       });
       sink.sub_block(j + 4, scale[j + 4], [&](size_t c) {
-        return (shift_right<4>(low[4 * u + c]) & nibble) | (high[4 * u + c] & pair);
+        return high_nibbles(low[4 * u + c]) | (high[4 * u + c] & pair);
       });
     }
   }

@@ -39,6 +39,9 @@ static STEPAHEAD_INLINE Dwords shift_right(Dwords x) noexcept {
   return _mm512_srli_epi16(x, bits);
 }
 
+// The upper nibble of each byte.
+static STEPAHEAD_INLINE Dwords high_nibbles(Dwords x) noexcept { return shift_right<4>(x) & splat_byte(15); }
+
 // Bytes j and k of each dword as its two int16.
 static STEPAHEAD_INLINE Dwords bytes_to_words(Dwords x, int j, int k) noexcept {
   const int zero = 0x80, pattern = j | zero << 8 | k << 16 | zero << 24, step = 0x00040004;

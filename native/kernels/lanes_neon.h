@@ -53,6 +53,11 @@ static STEPAHEAD_INLINE Dwords shift_right(Dwords x) noexcept {
   return vreinterpretq_u32_u16(vshrq_n_u16(vreinterpretq_u16_u32(x), bits));
 }
 
+// The upper nibble of each byte.
+static STEPAHEAD_INLINE Dwords high_nibbles(Dwords x) noexcept {
+  return vreinterpretq_u32_u8(vshrq_n_u8(vreinterpretq_u8_u32(x), 4));
+}
+
 // Byte j of each dword, zeros above.
 static STEPAHEAD_INLINE Dwords byte_of_dwords(Dwords x, int j) noexcept {
   return vshlq_u32(x, vdupq_n_s32(-8 * j)) & splat(0xFF);

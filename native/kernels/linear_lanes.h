@@ -89,7 +89,7 @@ struct PanelTile {
 
   STEPAHEAD_INLINE PanelColumn<Format> column(size_t b, size_t part) const noexcept {
     const size_t lane = part * kLanes;
-    return {panel + 4 * (kTileRows * type.dwords() * b + lane), rest + (kTileRows * b + lane) * type.rest()};
+    return {panel + 4 * (kTileRows * type.dwords() * b + lane), rest + (kTileRows * b + lane) * type.rest(), part};
   }
 };
 
