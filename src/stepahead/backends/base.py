@@ -10,6 +10,7 @@ This file knows nothing about models, requests or files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,11 +76,14 @@ class Rope:
 
     def angles(self, positions: Ints) -> npt.NDArray[np.float64]:
         """(num_rows, num_rotated / 2) float64, reduced to [0, 2 pi): every backend takes cos and sin of these."""
-        pairs = np.arange(self.num_rotated // 2, dtype=np.float64)
-        inverse_frequency = self.theta ** (-2.0 * pairs / self.num_rotated)
-        if self.factors is not None:
-            inverse_frequency = inverse_frequency / self.factors.astype(np.float64)
-        return np.remainder(positions.astype(np.float64)[:, None] * inverse_frequency, 2.0 * np.pi)
+        return np.remainder(positions.astype(np.float64)[:, None] * _inverse_frequencies(self), 2.0 * np.pi)
+
+
+@lru_cache(maxsize=16)  # a model has two or three, and asks for them every pass
+def _inverse_frequencies(rope: Rope) -> npt.NDArray[np.float64]:
+    pairs = np.arange(rope.num_rotated // 2, dtype=np.float64)
+    frequencies: npt.NDArray[np.float64] = rope.theta ** (-2.0 * pairs / rope.num_rotated)
+    return frequencies if rope.factors is None else frequencies / rope.factors.astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
