@@ -45,6 +45,8 @@ def test_a_head_that_lags_within_its_reach_goes_on() -> None:
     cache.prepare(1000, 3)
     assert cache.next_row == cache.first_valid == [703, 803, 903]
     cache.next_row = [1001, 950, 940]
+    cache.levels[1].store(703, np.zeros((298, 2), np.float32), 0, 298)
+    cache.levels[2].store(803, np.zeros((147, 2), np.float32), 0, 147)
     cache.prepare(1001, 3)
     assert cache.next_row == [1001, 950, 940]
     cache.prepare(1075, 3)  # now head 2 would need a row from 978 on
@@ -61,8 +63,24 @@ def test_heads_follow_one_that_starts_anew_if_they_read_it(chain: str, expected:
     cache.prepare(1000, 3)
     assert cache.next_row == expected
     cache.next_row = [1000, 1000, 1000]
+    for level in cache.levels[1:]:
+        level.store(850, np.zeros((150, 2), np.float32), 0, 150)
     cache.prepare(1000, 3)
     assert cache.next_row == [1000, 1000, 1000]  # what was run again is there again
+
+
+def test_heads_start_anew_whose_inputs_a_rollback_left_behind() -> None:
+    cache = cache_of(100, num_rows=200)
+    cache.prepare(20, 3)
+    assert cache.next_row == cache.first_valid == [1, 2, 3]
+    cache.levels[1].store(1, np.zeros((199, 2), np.float32), 0, 199)
+    cache.levels[2].store(2, np.zeros((198, 2), np.float32), 0, 198)
+    cache.next_row = [200, 200, 200]
+    assert [level.start for level in cache.levels] == [-1, 1, 33]
+    cache.truncate(30)
+    cache.prepare(30, 3)
+    # The row that head 2 reads next is gone. Only head 1 can give it back, from rows that are there.
+    assert cache.next_row == [30, 2, 3]
 
 
 def test_truncating_forgets_every_level() -> None:

@@ -168,6 +168,24 @@ def test_a_reused_prefix_continues(chain: str, num_kept: int, num_new: int) -> N
         second.commit(second.propose_and_check(), 2)
 
 
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("num_kept", [9, 12, 30, 60])
+def test_a_prompt_is_asked_again_after_a_long_answer(chain: str, num_kept: int) -> None:
+    # So long that the last level has dropped the rows around the prompt, and the first has not.
+    runner, proposer = setup(ToyModel(window=9))
+    first = Simulation(proposer, runner, prompt(10), Speculation(chain=chain), 3)
+    first.prefill(50)
+    for _ in range(20):
+        first.commit(first.propose_and_check(), 3)
+    kv = first.sequence.kv
+    assert kv.num_tokens == 89
+    runner.kv_cache.truncate(kv, num_kept)
+    second = Simulation(proposer, runner, [*first.sequence.token_ids[:num_kept], 3], Speculation(chain=chain), 3, kv)
+    second.prefill(16)
+    for _ in range(5):
+        second.commit(second.propose_and_check(), 2)
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_a_chain_may_change_on_a_reused_prefix(window: int | None) -> None:
     runner, proposer = setup(ToyModel(window=window))

@@ -13,6 +13,8 @@ are what a full prefill gives.
 This file owns these positions; it knows nothing about passes, blocks or sampling.
 """
 
+from collections.abc import Sequence as Seq
+
 from stepahead.backends.base import Backend, Tensor
 from stepahead.models.model import Chain, DraftSpec
 from stepahead.speculative.hidden_tail import HiddenTail
@@ -88,14 +90,21 @@ class HeadCache:
         self.truncate(num_computed)
 
     def prepare(self, position: int, num_heads: int) -> None:
-        """Before drafting from `position` with the first num_heads heads: a head that lags too far starts anew."""
-        must_restart = False
-        for head in range(num_heads):
-            first = self.first_row(head, position)
-            must_restart = (must_restart and self.is_chained) or not self._can_continue(head, first)
-            if must_restart:
-                self.next_row[head] = self.first_valid[head] = first
-                self.trimmed[head] = 0
+        """Before drafting from `position` with the first num_heads heads: a head that lags too far starts anew.
+
+        In the trained chain those after it follow, and the one before it too, if it alone can give back the rows that
+        are missed.
+        """
+        firsts = [self.first_row(head, position) for head in range(num_heads)]
+        anew = {head for head in range(num_heads) if not self._can_continue(head, firsts[head])}
+        if self.is_chained:
+            start = min(anew, default=num_heads)
+            while start > 0 and not self._has_inputs([*self.next_row[:start], *firsts[start:]]):
+                start -= 1
+            anew = set(range(start, num_heads))
+        for head in anew:
+            self.next_row[head] = self.first_valid[head] = firsts[head]
+            self.trimmed[head] = 0
 
     def can_draft(self, position: int) -> bool:
         """False where head 0 has no hidden row to start from: at position 0, or before the trunk has run a row here."""
@@ -126,6 +135,16 @@ class HeadCache:
         if row < first or start > first:
             return False
         return window is None or self.trimmed[head] <= max(start, row - window + 1)
+
+    def _has_inputs(self, rows: Seq[int]) -> bool:
+        """True if every head that goes on from rows[head] finds the row before it: kept, or run now by the head before.
+
+        A rollback may leave a level without rows, for those before its last `capacity` are gone.
+        """
+        return all(
+            rows[head - 1] < rows[head] or self.levels[head].start < rows[head] <= self.levels[head].end
+            for head in range(1, len(rows))
+        )
 
     def _seed(self) -> None:
         """Row -1 of level 0, which llama.cpp's chain reads, is zero."""
