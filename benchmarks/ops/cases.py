@@ -11,7 +11,8 @@ import numpy as np
 from weights import random_weights
 
 from stepahead import _native
-from stepahead.backends.base import AttentionRows, Floats, Rope
+from stepahead.backends.base import PANEL_ROWS, AttentionRows, Floats, Rope
+from stepahead.backends.cpu.layouts import PANELS
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.gguf import QuantType
 
@@ -46,6 +47,34 @@ def linear(b: CpuBackend, rows: int, type: QuantType, mib: int) -> Case:
     data = random_weights(np.random.default_rng(0), type, (num_out, HIDDEN))
     matrix, x = b.load_matrix(data, type, (num_out, HIDDEN)), b.upload(normal(rows, HIDDEN))
     return simple(lambda: b.linear(x, matrix), matrix.nbytes)
+
+
+def whole_panels(type: QuantType, mib: int) -> int:
+    """Output rows of a matrix of so many mebibytes."""
+    return max(1, (mib << 20) // type.row_bytes(HIDDEN) // PANEL_ROWS) * PANEL_ROWS
+
+
+def linear_in_panels(b: CpuBackend, rows: int, type: QuantType, mib: int) -> Case:
+    """`linear` of repacked weights."""
+    shape = (whole_panels(type, mib), HIDDEN)
+    data = random_weights(np.random.default_rng(0), type, shape)
+    panels = np.empty(data.size, np.uint8)
+    b.repack(data, type, shape, PANELS, panels)
+    matrix, x = b.load_matrix(panels, type, shape, PANELS), b.upload(normal(rows, HIDDEN))
+    return simple(lambda: b.linear(x, matrix), matrix.nbytes)
+
+
+def repack(b: CpuBackend, rows: int, type: QuantType, mib: int) -> Case:
+    """Weights of the file into panels: as many rows of them as fit, whatever `rows` is."""
+    shape = (whole_panels(type, mib), HIDDEN)
+    data = random_weights(np.random.default_rng(0), type, shape)
+    out = np.empty(data.size, np.uint8)
+
+    def packed() -> Floats:
+        b.repack(data, type, shape, PANELS, out)
+        return out[None].astype(np.float32)
+
+    return Case(lambda: b.repack(data, type, shape, PANELS, out), 2 * data.nbytes, packed)
 
 
 def linear_many(b: CpuBackend, rows: int, type: QuantType, mib: int) -> Case:
@@ -137,23 +166,28 @@ def on_rows(op: str, b: CpuBackend, rows: int) -> Case:
 
 
 WITH_TYPES = {"linear": linear, "linear_many": linear_many, "moe_ffn": moe_ffn, "embed": embed}
+WITH_PANELS = {"linear_in_panels": linear_in_panels, "repack": repack}
 WITH_KV_TYPES = {"attention": attention, "kv_write": kv_write}
 ON_ROWS = [
     *("rms_norm", "add", "concat", "gather_rows", "scatter_rows", "argmax"),
     *("rope_table", "qk_norm_rope", "head_gate", "swiglu", "moe_route"),
 ]
-OPS = [*WITH_TYPES, *WITH_KV_TYPES, *ON_ROWS]
+OPS = [*WITH_TYPES, *WITH_PANELS, *WITH_KV_TYPES, *ON_ROWS]
 
 
 def variants(op: str) -> list[str]:
     if op in WITH_TYPES:
         return [type.name for type in TYPES]
+    if op in WITH_PANELS:
+        return [type.name for type in TYPES if type.block_size > 1]
     return ["f16", "f32", "q8_0"] if op in WITH_KV_TYPES else [""]
 
 
 def make(op: str, variant: str, b: CpuBackend, rows: int, mib: int) -> Case:
     if op in WITH_TYPES:
         return WITH_TYPES[op](b, rows, QuantType[variant], mib)
+    if op in WITH_PANELS:
+        return WITH_PANELS[op](b, rows, QuantType[variant], mib)
     if op in WITH_KV_TYPES:
         return WITH_KV_TYPES[op](b, rows, variant, mib)
     return on_rows(op, b, rows)
