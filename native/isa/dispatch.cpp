@@ -21,7 +21,7 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 #elif defined(STEPAHEAD_HAVE_ARM64)
-// Integer dot products: optional in ARMv8.0 and 8.1, and there on everything newer.
+// Integer dot products: certain from ARMv8.4 on.
 bool has_dotprod() {
 #if defined(__linux__)
   return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;

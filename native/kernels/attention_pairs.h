@@ -1,4 +1,5 @@
-// The twins of attention.h, which includes this file, for AVX2 and NEON: two queries share the loads of keys and values.
+// The twins of attention.h, which includes this file, for AVX2 and NEON: two queries share the loads of keys and
+// values.
 #pragma once
 
 #include "kernels/attention.h"
