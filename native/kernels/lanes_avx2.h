@@ -8,6 +8,7 @@ namespace stepahead::STEPAHEAD_ISA {
 
 static constexpr size_t kLanes = 8;
 static constexpr size_t kRowsAtOnce = 5;  // activation rows that share the unpacking of the weights
+static constexpr size_t kRowsOfGroup = 5, kColumnsOfGroup = 2;  // that share loads where weights are unpacked already
 
 using Dwords = __m256i;  // with the operators & | ^ of GCC and Clang
 using Floats = __m256;
@@ -165,6 +166,33 @@ static STEPAHEAD_INLINE void add_products(Dwords* sum, Scale scale, const Activa
       asm("" : "+x"(words[r]));
       if (c % step == step - 1 || c == n - 1) {
         sum[r] = add_word_products(sum[r], words[r], scaled ? scale : _mm256_set1_epi16(1));
+      }
+    }
+  }
+}
+
+// The same for C columns of outputs, whose weights lie at weights[i]: they share the loads of the activations.
+template <int lowest, int highest, size_t R, size_t C, size_t n, bool scaled>
+static STEPAHEAD_INLINE void add_products_of_columns(Dwords (*sum)[C], const Scale* scale, const ActivationRow* rows,
+                                                     size_t k, const Dwords* const* weights) noexcept {
+  constexpr size_t most = highest > -lowest ? highest : -lowest, fit = 32767 / (2 * 127 * most);
+  constexpr size_t step = fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+  static_assert(fit >= 1);
+  Dwords words[R][C];
+#pragma GCC unroll 8
+  for (size_t c = 0; c < n; ++c) {
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      const Dwords x = broadcast_dword(rows[r].q + k + 4 * c);
+      for (size_t i = 0; i < C; ++i) {
+        const Dwords w = weights[i][c];
+        const Dwords products = lowest < 0 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                                           : _mm256_maddubs_epi16(w, x);
+        words[r][i] = c % step == 0 ? products : _mm256_add_epi16(words[r][i], products);
+        asm("" : "+x"(words[r][i]));  // as above
+        if (c % step == step - 1 || c == n - 1) {
+          sum[r][i] = add_word_products(sum[r][i], words[r][i], scaled ? scale[i] : _mm256_set1_epi16(1));
+        }
       }
     }
   }

@@ -8,6 +8,7 @@ namespace stepahead::STEPAHEAD_ISA {
 
 static constexpr size_t kLanes = 16;
 static constexpr size_t kRowsAtOnce = 8;  // activation rows that share the unpacking of the weights
+static constexpr size_t kRowsOfGroup = 6, kColumnsOfGroup = 2;  // that share loads where weights are unpacked already
 
 using Dwords = __m512i;  // with the operators & | ^ of GCC and Clang
 using Floats = __m512;
@@ -167,6 +168,39 @@ static STEPAHEAD_INLINE void add_products(Dwords* sum, Scale scale, const Activa
   }
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) sum[r] = scaled ? _mm512_add_epi32(sum[r], _mm512_mullo_epi32(scale, dot[r])) : dot[r];
+}
+
+// The same for C columns of outputs, whose weights lie at weights[i]: they share the loads of the activations, of which
+// there is otherwise one a product, and no more than two a cycle.
+template <int lowest, int highest, size_t R, size_t C, size_t n, bool scaled>
+static STEPAHEAD_INLINE void add_products_of_columns(Dwords (*sum)[C], const Scale* scale, const ActivationRow* rows,
+                                                     size_t k, const Dwords* const* weights) noexcept {
+  static_assert(lowest == 0 || n == 8);
+  Dwords dot[R][C];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+    for (size_t i = 0; i < C; ++i) dot[r][i] = scaled ? zero_dwords() : sum[r][i];
+    if constexpr (lowest < 0) {
+      const Dwords x = broadcast_dword(rows[r].sums + k / 16);
+      for (size_t i = 0; i < C; ++i) dot[r][i] = add_word_products(dot[r][i], splat(static_cast<int>(0xFF80FF80)), x);
+    }
+  }
+#pragma GCC unroll 8
+  for (size_t c = 0; c < n; ++c) {
+    Dwords w[C];
+    for (size_t i = 0; i < C; ++i) w[i] = lowest < 0 ? weights[i][c] ^ splat_byte(0x80) : weights[i][c];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      const Dwords x = broadcast_dword(rows[r].q + k + 4 * c);
+      for (size_t i = 0; i < C; ++i) dot[r][i] = _mm512_dpbusd_epi32(dot[r][i], w[i], x);
+    }
+  }
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+    for (size_t i = 0; i < C; ++i) {
+      sum[r][i] = scaled ? _mm512_add_epi32(sum[r][i], _mm512_mullo_epi32(scale[i], dot[r][i])) : dot[r][i];
+    }
+  }
 }
 
 // In each 128-bit lane: row g of dwords in `in[g]` to column g.

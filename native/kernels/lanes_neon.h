@@ -9,6 +9,7 @@ namespace stepahead::STEPAHEAD_ISA {
 
 static constexpr size_t kLanes = 4;
 static constexpr size_t kRowsAtOnce = 5;  // activation rows that share the unpacking of the weights
+static constexpr size_t kRowsOfGroup = 5, kColumnsOfGroup = 1;  // that share loads where weights are unpacked already
 
 using Dwords = uint32x4_t;  // with the operators & | ^ of GCC and Clang
 using Floats = float32x4_t;
