@@ -22,13 +22,13 @@ struct Context {
   // spins, several times this if the system runs something else there) may cost more than it helps.
   static constexpr size_t kWorthThreads = size_t{1} << 18;
 
-  // task(begin, end) over [0, count), on the pool if `work` in all (in additions) is worth it, else right here.
+  // A task as ThreadPool::run takes it, on the pool if `work` in all (in additions) is worth it, else right here.
   template <class Task>
   void run(size_t count, size_t work, const Task& task) noexcept {
     if (work >= kWorthThreads) {
       pool.run(count, task);
-    } else if (count != 0) {
-      task(size_t{0}, count);
+    } else {
+      pool.run_alone(count, task);
     }
   }
 

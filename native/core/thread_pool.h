@@ -33,24 +33,30 @@ class ThreadPool {
   // done. One thread is given several ranges, one after the other. The task must not throw.
   template <class Task>
   void run(size_t count, const Task& task) noexcept {
-    constexpr Function function = [](const void* context, size_t begin, size_t end, size_t thread) noexcept {
-      const Task& task = *static_cast<const Task*>(context);
-      if constexpr (std::is_nothrow_invocable_v<const Task&, size_t, size_t>) {
-        (void)thread;
-        task(begin, end);
-      } else {
-        static_assert(std::is_nothrow_invocable_v<const Task&, size_t, size_t, size_t>,
-                      "exceptions never cross threads");
-        task(begin, end, thread);
-      }
-    };
-    if (count == 0) return;
-    if (count == 1 || active_threads() == 1) return function(&task, 0, count, 0);
-    run_shared(count, function, &task);
+    if (count <= 1 || active_threads() == 1) return run_alone(count, task);
+    run_shared(count, call<Task>, &task);
+  }
+
+  // The same without the other threads.
+  template <class Task>
+  static void run_alone(size_t count, const Task& task) noexcept {
+    if (count != 0) call<Task>(&task, 0, count, 0);
   }
 
  private:
   using Function = void (*)(const void*, size_t, size_t, size_t) noexcept;
+
+  template <class Task>
+  static void call(const void* context, size_t begin, size_t end, size_t thread) noexcept {
+    const Task& task = *static_cast<const Task*>(context);
+    if constexpr (std::is_nothrow_invocable_v<const Task&, size_t, size_t>) {
+      (void)thread;
+      task(begin, end);
+    } else {
+      static_assert(std::is_nothrow_invocable_v<const Task&, size_t, size_t, size_t>, "exceptions never cross threads");
+      task(begin, end, thread);
+    }
+  }
 
   struct Job {
     Function function = nullptr;

@@ -93,6 +93,19 @@ void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, 
   });
 }
 
+namespace {
+
+// Elements of keys, each beside one of values, that cost as much as one addition of an elementwise op.
+constexpr size_t kKeysAnAddition = 3;
+
+size_t num_keys(const AttentionRows& rows) {
+  size_t keys = 0;
+  for (size_t r = 0; r < rows.num_rows; ++r) keys += static_cast<size_t>(rows.positions[r] - rows.first_keys[r] + 1);
+  return keys;
+}
+
+}  // namespace
+
 void attention(Context& context, const Buffer& q, const KVBlocks& kv, const AttentionRows& rows, float scale,
                Buffer& out) {
   const size_t whole = q.width() / kv.head_dim / kv.num_kv_heads;
@@ -104,8 +117,9 @@ void attention(Context& context, const Buffer& q, const KVBlocks& kv, const Atte
   const size_t per_thread = attention_scratch(most_rows * group, kv.head_dim);
   const Scratch<float> scratch(*context.arena, per_thread * static_cast<size_t>(context.pool.num_threads()));
   const auto kernel = context.kernels.attention[static_cast<size_t>(kv.type)];
+  const size_t units = blocks.size() * parts * kv.num_kv_heads;
   // Blocks of one head lie side by side: they are likely to read the same keys.
-  context.pool.run(blocks.size() * parts * kv.num_kv_heads, [&](size_t begin, size_t end, size_t index) noexcept {
+  context.run(units, num_keys(rows) * q.width() / kKeysAnAddition, [&](size_t begin, size_t end, size_t index) noexcept {
     for (size_t unit = begin; unit < end; ++unit) {
       const RowBlock& block = blocks[unit % blocks.size()];
       const size_t part = unit / blocks.size(), head = part / parts;
