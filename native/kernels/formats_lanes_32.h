@@ -20,7 +20,9 @@ static STEPAHEAD_INLINE Dwords nibbles_of_32(const Nibbles& q, size_t c) noexcep
 }
 
 // One int16 in both halves of each dword.
-static STEPAHEAD_INLINE Dwords splat_word(int word) noexcept { return splat((word & 0xFFFF) * 0x00010001); }
+static STEPAHEAD_INLINE Dwords splat_word(int word) noexcept {
+  return splat(static_cast<int>((static_cast<uint32_t>(word) & 0xFFFF) * 0x00010001));
+}
 
 template <>
 struct InLanes<Q4_1> : DecoderOf32<15> {
