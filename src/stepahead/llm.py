@@ -27,6 +27,7 @@ from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler, check_bias
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
+from stepahead.engine.trace import OnStep
 from stepahead.errors import ConfigError, ModelFormatError, RequestError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
 from stepahead.job import Job
@@ -244,6 +245,15 @@ class LLM:
     @threads.setter
     def threads(self, threads: int) -> None:
         self.backend.threads = threads
+
+    @property
+    def on_step(self) -> OnStep | None:
+        """Hears of each verified step, within it; what it raises ends the call that generates. None: nobody listens."""
+        return self._engine.on_step
+
+    @on_step.setter
+    def on_step(self, on_step: OnStep | None) -> None:
+        self._engine.on_step = on_step
 
     @property
     def metrics(self) -> EngineMetrics:
