@@ -22,9 +22,9 @@ from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.params import SamplingParams, Speculation
-from stepahead.engine.request import Request, RequestOutput, seed_from_system
+from stepahead.engine.request import RequestOutput
 from stepahead.engine.runner import ModelRunner
-from stepahead.engine.sampler import Sampler, check_bias
+from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
 from stepahead.engine.trace import OnStep
@@ -35,14 +35,13 @@ from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
+from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.mtp import MtpProposer
-from stepahead.speculative.policy import resolve_depth
 from stepahead.speculative.proposer import NoProposer, Proposer
-from stepahead.tokenizer import ChatTemplate, Detokenizer, Tokenizer
+from stepahead.tokenizer import ChatTemplate, Tokenizer
 
 log = logging.getLogger("stepahead")
 
-Prompt = str | list[int]
 OnPrompt = Callable[[int, int], None]
 
 
@@ -101,6 +100,7 @@ class LLM:
         self.config: ResolvedConfig = asked.resolve(loaded.context_length)
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
+        self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
         self._runner = ModelRunner.create(
             loaded,
             self.backend,
@@ -114,7 +114,6 @@ class LLM:
         proposer: Proposer = self._mtp or NoProposer()
         self._engine = Engine(self._runner, self._make_scheduler(proposer), proposer, self._sampler)
         self._lock = threading.Lock()
-        self._next_request_id = 0
         self._template: ChatTemplate | None = None
         if mtp == "auto" and loaded.draft is None:
             log.info("%s: %s", self._file.path, self.info.heads_verdict)
@@ -130,7 +129,7 @@ class LLM:
         return self.tokenizer.encode(text)
 
     def detokenize(self, token_ids: Seq[int]) -> str:
-        return self.tokenizer.decode(self._checked_ids(token_ids))
+        return self.tokenizer.decode(self._requests.checked_ids(token_ids))
 
     # --- generation ---
     @overload
@@ -155,7 +154,7 @@ class LLM:
         A list of texts or of id lists gives a list; [] gives []. Raises RequestError for a wrong prompt or setting,
         CapacityError for what does not fit.
         """
-        prompts, is_list = _as_prompts(prompt)
+        prompts, is_list = as_prompts(prompt)
         with self._lock:
             jobs = [self._job(item, params, speculation) for item in prompts]
             for _ in self._run(jobs):
@@ -195,6 +194,36 @@ class LLM:
             return self.stream(ids, params, speculation, on_prompt)
         return self.generate(ids, params, speculation)
 
+    def replay(
+        self,
+        prompt: Prompt,
+        continuation: Prompt,
+        speculation: Speculation | None = None,
+        params: SamplingParams | None = None,
+        rates: Seq[float] | None = None,
+    ) -> Completion:
+        """Decode as if `continuation` (text or ids) were what the model chooses: what drafting gains on that text.
+
+        Passes, sampling and drafts run as in generate, and the completion has their timings; its text is the
+        recorded one. rates forces the heads' drafts: rates[j] is the share whose first j + 1 tokens are right.
+        Raises RequestError for what is wrong.
+        """
+        *_, last = self.stream_replay(prompt, continuation, speculation, params, rates)
+        assert last.completion is not None
+        return last.completion
+
+    def stream_replay(
+        self,
+        prompt: Prompt,
+        continuation: Prompt,
+        speculation: Speculation | None = None,
+        params: SamplingParams | None = None,
+        rates: Seq[float] | None = None,
+    ) -> Iterator[StreamChunk]:
+        """Like replay, in pieces: one chunk a step. A text is cut into tokens of its own, from its first character."""
+        params, speculation = params or SamplingParams(), speculation or Speculation()
+        return self._stream(Job(self._requests.build_replay(prompt, continuation, params, speculation, rates)), None)
+
     def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **template_kwargs: Any
     ) -> str:
@@ -210,8 +239,8 @@ class LLM:
 
     def logits_in_chunks(self, token_ids: Seq[int]) -> Iterator[npt.NDArray[np.float32]]:
         """As `logits`, chunk_tokens rows at a time: for texts whose logits would not fit into memory."""
-        ids = self._checked_ids(token_ids)
-        self._check_length(ids)
+        ids = self._requests.checked_ids(token_ids)
+        self._requests.check_length(ids)
         with self._lock:
             self._engine.scheduler.parked.clear()  # teacher forcing reserves nothing: all room is its own
             for chunk in trunk_logits(self._runner, ids, self.config.chunk_tokens):
@@ -223,8 +252,8 @@ class LLM:
         The last token is the one just sampled, not yet in the trunk; drafts between heads are greedy.
         Raises RequestError if the model has no heads.
         """
-        ids = self._checked_ids(token_ids)
-        self._check_length(ids)
+        ids = self._requests.checked_ids(token_ids)
+        self._requests.check_length(ids)
         Speculation(chain=chain)
         if self._mtp is None:
             raise RequestError(f"{self._file.path}: {self.info.heads_verdict}")
@@ -284,27 +313,7 @@ class LLM:
         )
 
     def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":
-        return Job(self._request(prompt, params or SamplingParams(), speculation or Speculation()))
-
-    def _request(self, prompt: Prompt, params: SamplingParams, speculation: Speculation) -> Request:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
-        self._check_length(ids, with_room=True)
-        check_bias(params, self.model.vocab_size)
-        self._check_range("stop_token_ids", list(params.stop_token_ids))
-        room = self.config.context_length - len(ids)
-        self._next_request_id += 1
-        ends = frozenset() if params.ignore_eos else self.tokenizer.end_ids
-        return Request(
-            request_id=self._next_request_id,
-            prompt_ids=tuple(ids),
-            params=params,
-            speculation=speculation,
-            seed=seed_from_system(params.seed),
-            max_new_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            end_ids=ends | frozenset(params.stop_token_ids),
-            text=Detokenizer(self.tokenizer, skip_special=True, stop=params.stops),
-            depth=resolve_depth(speculation, self.model.draft),
-        )
+        return Job(self._requests.build(prompt, params or SamplingParams(), speculation or Speculation()))
 
     def _run(self, jobs: list["Job"]) -> Iterator[list[RequestOutput]]:
         """Step the engine until all jobs are done; whatever goes wrong, none of them stays behind."""
@@ -340,31 +349,6 @@ class LLM:
                         completion=job.completion() if output.finish_reason else None,
                     )
 
-    def _checked_ids(self, token_ids: Seq[int]) -> list[int]:
-        ids = [int(token) if isinstance(token, np.integer) else token for token in token_ids]
-        for token in ids:
-            if not isinstance(token, int) or isinstance(token, bool):
-                raise RequestError(f"token id {token!r} is a {type(token).__name__}: give integers")
-        self._check_range("token id", ids)
-        return ids
-
-    def _check_range(self, name: str, ids: list[int]) -> None:
-        size = self.model.vocab_size
-        for token in ids:
-            if not 0 <= token < size:
-                raise RequestError(f"{name} {token} is out of range: this model's ids are 0 to {size - 1}")
-
-    def _check_length(self, ids: list[int], with_room: bool = False) -> None:
-        limit = self.config.context_length
-        if not ids:
-            raise RequestError("the prompt has no tokens: give at least one")
-        if len(ids) + with_room > limit:
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens, the context {limit}"
-                f"{', and one is needed for the answer' if with_room else ''}: "
-                f"shorten it or load with a larger context_length (this model: up to {self.model.context_length})"
-            )
-
 
 def _make_backend(config: EngineConfig) -> Backend:
     """Imported late: the reference needs no native library, and neither needs the other."""
@@ -383,18 +367,3 @@ def _load_tokenizer(file: GGUFFile) -> Tokenizer:
         return Tokenizer.from_metadata(file.metadata)
     except (ModelFormatError, UnsupportedModelError) as error:
         raise type(error)(f"{file.path}: {error}") from None
-
-
-def _as_prompts(prompt: Prompt | list[str] | list[list[int]]) -> tuple[list[Prompt], bool]:
-    """(prompts, whether the caller gave a list of them)."""
-    if isinstance(prompt, str):
-        return [prompt], False
-    if not isinstance(prompt, list | tuple | np.ndarray):
-        raise RequestError(f"prompt is a {type(prompt).__name__}: give text, a list of token ids, or a list of either")
-    items: list[Any] = list(prompt)
-    if items and all(isinstance(item, int | np.integer) for item in items):
-        return [items], False
-    for item in items:
-        if not isinstance(item, str | list | tuple | np.ndarray):
-            raise RequestError(f"a prompt in the list is a {type(item).__name__}: give text or a list of token ids")
-    return [item if isinstance(item, str) else list(item) for item in items], True

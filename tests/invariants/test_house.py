@@ -31,6 +31,7 @@ RANKS = {
     "stepahead.engine.teacher": 7,
     "stepahead.completion": 7,
     "stepahead.job": 7,
+    "stepahead.request_builder": 7,
     "stepahead.model_info": 7,
     "stepahead.llm": 8,
     "stepahead.cli": 9,

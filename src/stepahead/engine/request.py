@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from stepahead.engine.params import MAX_SEED, SamplingParams, Speculation
+from stepahead.engine.replay import Replay
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import RequestError
 
@@ -40,6 +41,7 @@ class Request:
     end_ids: frozenset[int]  # tokens that end the sequence: the file's, unless ignore_eos, and stop_token_ids
     text: TextStream | None = None
     depth: int = 0  # resolved: the most draft tokens a step
+    replay: Replay | None = None  # stands in for the target's choices
 
 
 class FinishReason(enum.Enum):

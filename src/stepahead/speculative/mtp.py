@@ -12,8 +12,9 @@ import numpy as np
 
 from stepahead.backends.base import Floats, Tensor
 from stepahead.engine.batch import ScheduledBatch
+from stepahead.engine.replay import FORCED_MARGIN
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
-from stepahead.engine.sampler import Sampler, SamplerState
+from stepahead.engine.sampler import Sampled, Sampler, SamplerState
 from stepahead.errors import CapacityError, RequestError
 from stepahead.models.model import Chain
 from stepahead.speculative.head_cache import HeadCache
@@ -126,6 +127,10 @@ class MtpProposer:
         except RequestError:
             job.depth = len(job.token_ids)  # nothing is allowed here; if the text gets here, verify says so
             return state
+        replay = job.sequence.request.replay
+        if replay is not None and replay.rates is not None:
+            forced = replay.draft(position, len(job.token_ids), sampled.token_id, len(logits))
+            sampled = Sampled(forced, FORCED_MARGIN)
         job.token_ids.append(sampled.token_id)
         margins.append(sampled.margin)
         if sampled.token_id in job.sequence.request.end_ids:

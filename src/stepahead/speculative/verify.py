@@ -28,12 +28,15 @@ def verify_rows(rows: ScheduledRows, logits: Floats, sampler: Sampler) -> Verdic
     """
     sequence, draft_ids = rows.sequence, rows.draft.token_ids
     assert len(logits) == len(draft_ids) + 1, "a row of logits for the last committed token and each draft token"
-    num_best = sequence.request.params.logprobs
+    num_best, replay = sequence.request.params.logprobs, sequence.request.replay
     state = SamplerState.of(sequence)
     accepted: list[int] = []
     while True:
         row = logits[len(accepted)]
-        token_id = sampler.sample(row, state, len(sequence.token_ids) + len(accepted)).token_id
+        position = len(sequence.token_ids) + len(accepted)
+        token_id = sampler.sample(row, state, position).token_id
+        if replay is not None:
+            token_id = replay.target(position, token_id)
         if num_best is not None:
             sequence.logprobs.append(sampler.logprobs(row, token_id, num_best))
         if len(accepted) == len(draft_ids) or token_id != draft_ids[len(accepted)]:
