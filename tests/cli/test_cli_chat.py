@@ -46,7 +46,7 @@ def test_stats_help_and_unknown_commands(session, capsys):
     shown = capsys.readouterr().err
     assert "0 answers" in shown
     assert "1 answers, 8 tokens" in shown
-    assert "accepted per head" in shown
+    assert "accepted by position" in shown
     assert "/reset" in shown
     assert "/frobnicate is no command" in shown
     assert len(session.messages) == 2

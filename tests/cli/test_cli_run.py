@@ -31,6 +31,8 @@ def test_json_has_the_published_fields(run_json, model_path):
         "num_draft_tokens",
         "num_accepted_tokens",
         "num_accepted_tokens_per_pos",
+        "num_draft_tokens_by_source",
+        "num_accepted_tokens_by_source",
     }
     with LLM(model_path("f32"), backend="reference") as llm:
         expected = llm.generate("def f", SamplingParams(max_tokens=24, seed=5), Speculation("mtp", 3, adaptive=False))
@@ -40,6 +42,8 @@ def test_json_has_the_published_fields(run_json, model_path):
     assert found["finish_reason"] == expected.finish_reason
     assert found["seed"] == 5
     assert found["speculation"]["num_accepted_tokens_per_pos"] == expected.speculation.num_accepted_tokens_per_pos
+    assert found["speculation"]["num_draft_tokens_by_source"] == {"mtp": expected.speculation.num_draft_tokens}
+    assert found["speculation"]["num_accepted_tokens_by_source"] == {"mtp": expected.speculation.num_accepted_tokens}
     assert found["timings"]["num_steps"] == expected.timings.num_steps
 
 
@@ -60,7 +64,7 @@ def test_a_pipe_gets_the_text_and_stderr_the_numbers(cli, run_json, model_path):
     assert result.out == text + ("" if text.endswith("\n") else "\n")
     assert "\x1b" not in result.out + result.err
     assert result.err.count("\n") == 2
-    for fragment in ("tokens/s", "tokens/step", "accepted per head", "end: length", "seed 5"):
+    for fragment in ("tokens/s", "tokens/step", "accepted by position", " · mtp ", "end: length", "seed 5"):
         assert fragment in result.err
 
 

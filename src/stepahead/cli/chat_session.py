@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 from stepahead.cli.console import prompt_bar
-from stepahead.cli.report import acceptance, percentages, total_stats
+from stepahead.cli.report import draft_figures, total_stats
 from stepahead.cli.token_printer import TokenPrinter
 
 if TYPE_CHECKING:
@@ -85,13 +85,12 @@ class ChatSession:
         steps = sum(one.num_steps for one in timings)
         seconds = sum(one.generation_seconds for one in timings)
         timed_tokens = tokens - len(timings)  # the first token of an answer belongs to its prompt
-        shares = acceptance(total_stats(completion.speculation for completion in self._completions))
         return " · ".join(
             (
                 f"{len(timings)} answers, {tokens} tokens",
                 f"{timed_tokens / seconds if seconds else 0.0:.1f} tokens/s",
                 f"{tokens / steps if steps else 0.0:.2f} tokens/step",
-                f"accepted per head {percentages(shares)}" if shares else "no drafts",
+                draft_figures(total_stats(completion.speculation for completion in self._completions)),
                 f"{sum(one.cached_tokens for one in timings)} of {sum(one.prompt_tokens for one in timings)} "
                 "prompt tokens from the cache",
             )

@@ -28,6 +28,12 @@ def total_stats(parts: Iterable["SpeculationStats"]) -> "SpeculationStats":
         for position, drafted in enumerate(stats.num_draft_tokens_per_pos):
             total.num_draft_tokens_per_pos[position] += drafted
             total.num_accepted_tokens_per_pos[position] += stats.num_accepted_tokens_per_pos[position]
+        for source, drafted in stats.num_draft_tokens_by_source.items():
+            for counts, more in (
+                (total.num_draft_tokens_by_source, drafted),
+                (total.num_accepted_tokens_by_source, stats.num_accepted_tokens_by_source[source]),
+            ):
+                counts[source] = counts.get(source, 0) + more
     return total
 
 
@@ -35,12 +41,26 @@ def percentages(shares: list[float]) -> str:
     return " ".join(f"{100 * share:.0f}" for share in shares) + " %" if shares else "–"
 
 
+def draft_figures(stats: "SpeculationStats") -> str:
+    """How much of what was drafted was accepted, by position and by source: "… · copy 24/30, mtp 40/52"."""
+    if not stats.num_drafts:
+        return "no drafts"
+    sources = (
+        f"{source or 'draft'} {stats.num_accepted_tokens_by_source[source]}/{drafted}"
+        for source, drafted in sorted(stats.num_draft_tokens_by_source.items())
+    )
+    return f"accepted by position {percentages(acceptance(stats))} · {', '.join(sources)}"
+
+
 def stats_lines(completion: "Completion") -> tuple[str, str]:
     """How fast and how well drafted; how much and why it ended."""
-    timings, stats = completion.timings, completion.speculation
-    drafts = f"accepted per head {percentages(acceptance(stats))}" if stats.num_drafts else "no drafts"
+    timings = completion.timings
     cached = f" ({timings.cached_tokens} cached)" if timings.cached_tokens else ""
-    speed = (f"{timings.tokens_per_second:.1f} tokens/s", f"{timings.tokens_per_step:.2f} tokens/step", drafts)
+    speed = (
+        f"{timings.tokens_per_second:.1f} tokens/s",
+        f"{timings.tokens_per_step:.2f} tokens/step",
+        draft_figures(stats),
+    )
     end = (
         f"{len(completion.token_ids)} tokens after {timings.prompt_tokens}{cached}",
         f"the first in {timings.prompt_seconds:.2f} s",
@@ -64,6 +84,8 @@ def completion_object(completion: "Completion") -> dict[str, Any]:
             "num_draft_tokens": stats.num_draft_tokens,
             "num_accepted_tokens": stats.num_accepted_tokens,
             "num_accepted_tokens_per_pos": stats.num_accepted_tokens_per_pos,
+            "num_draft_tokens_by_source": stats.num_draft_tokens_by_source,
+            "num_accepted_tokens_by_source": stats.num_accepted_tokens_by_source,
         },
         "timings": {
             "prompt_tokens": timings.prompt_tokens,

@@ -30,7 +30,7 @@ def commit_verdict(rows: ScheduledRows, verdict: Verdict) -> RequestOutput:
                 break
     taken = tuple(sequence.token_ids[num_before:])
     num_accepted = min(len(taken), len(verdict.accepted_ids))
-    sequence.stats.count(len(rows.draft.token_ids), num_accepted)
+    sequence.stats.count(len(rows.draft.token_ids), num_accepted, rows.draft.source)
     sequence.num_passes += 1
     sequence.draft = NO_DRAFT
     del sequence.logprobs[sequence.num_output_tokens :]  # verify entered those of dropped tokens too

@@ -83,20 +83,28 @@ class SpeculationStats:
     num_accepted_tokens: int = 0
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     num_draft_tokens_per_pos: list[int] = field(default_factory=list)
+    num_draft_tokens_by_source: dict[str, int] = field(default_factory=dict)  # by Draft.source
+    num_accepted_tokens_by_source: dict[str, int] = field(default_factory=dict)  # same keys
     head_rows: list[int] = field(default_factory=list)  # rows each head has run, prompt catch-up included
 
-    def count(self, num_drafted: int, num_accepted: int) -> None:
+    def count(self, num_drafted: int, num_accepted: int, source: str) -> None:
         if num_drafted == 0:
             return
         self.num_drafts += 1
         self.num_draft_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
+        _add(self.num_draft_tokens_by_source, source, num_drafted)
+        _add(self.num_accepted_tokens_by_source, source, num_accepted)
         missing = num_drafted - len(self.num_draft_tokens_per_pos)
         self.num_draft_tokens_per_pos.extend([0] * missing)
         self.num_accepted_tokens_per_pos.extend([0] * missing)
         for position in range(num_drafted):
             self.num_draft_tokens_per_pos[position] += 1
             self.num_accepted_tokens_per_pos[position] += position < num_accepted
+
+
+def _add(counts: dict[str, int], source: str, count: int) -> None:
+    counts[source] = counts.get(source, 0) + count
 
 
 class SequenceKV:
