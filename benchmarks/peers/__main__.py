@@ -4,7 +4,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from stepahead.backends.cpu.threads import default_threads
 from stepahead.demo import demo_path
 from stepahead.errors import ConfigError, StepaheadError
 from stepahead.gguf import GGUFFile
+from stepahead.machine import cpu_name, system_name
 
 DEMO = "demo"
 OURS = "stepahead"
@@ -254,7 +254,7 @@ def _facts(options: argparse.Namespace, file: GGUFFile, load_average: float) -> 
         "version": stepahead.__version__,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_cpu_name()}, {platform.system()} {platform.machine()}",
+        "machine": f"{cpu_name()}, {system_name()}",
         "model": options.model if options.experts is None else f"{options.model}, {options.experts} experts",
         "file": file.path.name,
         "model_bytes": sum(shard.stat().st_size for shard in file.shards),
@@ -273,15 +273,6 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "no checkout"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown CPU"
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
-    return f"{os.cpu_count()} x {names[0]}" if names else platform.processor() or "unknown CPU"
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ RANKS = {
     "stepahead.gguf": 1,
     "stepahead.tokenizer": 1,
     "stepahead.demo": 1,
+    "stepahead.machine": 1,
     "stepahead._native": 2,
     "stepahead.backends": 3,
     "stepahead.models": 4,

@@ -3,9 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import platform
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +16,7 @@ from stepahead.cli.loading import open_llm, summary
 from stepahead.cli.prompt import read_prompt
 from stepahead.cli.report import percentages
 from stepahead.errors import BackendError, ConfigError
+from stepahead.machine import cpu_name, system_name
 
 if TYPE_CHECKING:
     from stepahead import LLM
@@ -135,7 +134,7 @@ def _facts(
     config = llm.config
     return {
         "version": __version__,
-        "machine": f"{_cpu_name()}, {platform.system()} {platform.machine()}",
+        "machine": f"{cpu_name()}, {system_name()}",
         "model": llm.info.name,
         "arch": llm.info.arch,
         "model_bytes": llm.info.nbytes,
@@ -156,15 +155,6 @@ def _facts(
 def _isa(llm: "LLM") -> str:
     """The instruction set that runs, which a figure is nothing without."""
     return str(llm.backend.describe().get("isa", llm.backend.name))
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown CPU"
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
-    return names[0] if names else platform.processor() or "unknown CPU"
 
 
 def _show(llm: "LLM", facts: dict[str, Any], bandwidth: float, rows: list[Row]) -> None:

@@ -1,0 +1,18 @@
+"""What this computer is: facts that a measured figure is nothing without. Must not know: models, backends."""
+
+import platform
+from pathlib import Path
+
+
+def cpu_name() -> str:
+    """As its maker calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown CPU"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
+    return names[0] if names else platform.processor() or "unknown CPU"
+
+
+def system_name() -> str:
+    return f"{platform.system()} {platform.machine()}"
