@@ -59,7 +59,7 @@ def stats_lines(completion: "Completion") -> tuple[str, str]:
     speed = (
         f"{timings.tokens_per_second:.1f} tokens/s",
         f"{timings.tokens_per_step:.2f} tokens/step",
-        draft_figures(stats),
+        draft_figures(completion.speculation),
     )
     end = (
         f"{len(completion.token_ids)} tokens after {timings.prompt_tokens}{cached}",
