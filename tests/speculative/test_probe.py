@@ -11,7 +11,7 @@ from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.gguf import GGUFFile
 from stepahead.models.registry import load_model
 from stepahead.speculative import probe
-from stepahead.speculative.probe import KV_ROWS, ROWS, Pass, ascending, measure
+from stepahead.speculative.probe import KV_ROWS, ROWS, Pass, Sample, ascending, measure
 
 
 def load(path, heads=True):
@@ -46,48 +46,62 @@ def test_a_budget_of_nothing_still_gives_a_seed(model_path, kv_type):
 
 
 class Machine:
-    """Passes that take what they are told to, on a clock of their own."""
+    """Passes that take what they are told to, on a clock of their own; in a cold one, the first of each is slow."""
 
-    def __init__(self, monkeypatch, cost):
-        self.now, self.ran, self._cost = 0.0, [], cost
+    def __init__(self, monkeypatch, cost, cold=0.0):
+        self.now, self.ran, self._cost, self._cold = 0.0, [], cost, cold
         monkeypatch.setattr(probe.time, "perf_counter", lambda: self.now)
 
     def run(self, one):
+        is_cold = self._cold > 0 and one not in self.ran
+        milliseconds = self._cost(one) + is_cold * self._cold
         self.ran.append(one)
-        self.now += self._cost(one) / 1e3
-        return self._cost(one)
+        self.now += milliseconds / 1e3
+        return Sample(milliseconds, is_cold)
 
 
-def trunk_cost(one):
+def cost(one):
     return 10.0 + 2.0 * one.num_rows if one.kind == "trunk" else 1.0 + one.num_rows / 10
 
 
 ORDER = [Pass("trunk", 1), Pass("trunk", 2), Pass("head", 1, 0), Pass("head", 1, 1), Pass("trunk", 4), Pass("trunk", 8)]
+LINE = [10.0 + 2.0 * count for count in ROWS]
 
 
 def test_a_slow_model_is_measured_within_the_budget_and_the_rest_is_drawn_out(monkeypatch):
-    machine = Machine(monkeypatch, lambda one: 100 * trunk_cost(one))
+    machine = Machine(monkeypatch, lambda one: 100 * cost(one))
     times = probe._time(machine.run, ORDER, 4.0, 0.015)
     assert machine.now < 4.0 + 1.8  # and one pass
     assert Pass("trunk", 8) not in times
-    seed = probe._seed(times, {}, 2)
-    assert np.allclose(seed.pass_ms, [100 * (10.0 + 2.0 * count) for count in ROWS])
+    assert np.allclose(probe._seed(times, {}, 2).pass_ms, np.multiply(100, LINE))
 
 
 def test_a_slower_one_gets_what_is_indispensable(monkeypatch):
-    machine = Machine(monkeypatch, lambda one: 1e4 * trunk_cost(one))
+    machine = Machine(monkeypatch, lambda one: 1e4 * cost(one))
     times = probe._time(machine.run, ORDER, 1.0, 0.015)
-    assert list(times) == [Pass("trunk", 1), Pass("trunk", 2), Pass("head", 1, 0)]
+    assert machine.ran == [Pass("trunk", 1), Pass("trunk", 2), Pass("head", 1, 0), Pass("trunk", 4)]
     check(probe._seed(times, {}, 2), 2)
 
 
 def test_a_quick_model_is_not_measured_for_long(monkeypatch):
-    machine = Machine(monkeypatch, lambda one: trunk_cost(one) / 50)
+    machine = Machine(monkeypatch, lambda one: cost(one) / 50)
     probe._time(machine.run, ORDER, 1.0, 0.015)
     assert machine.now < 0.017
-    again = Machine(monkeypatch, lambda one: trunk_cost(one) / 50)
+    again = Machine(monkeypatch, lambda one: cost(one) / 50)
     probe._time(again.run, ORDER, 1.0, 0.0)
-    assert len(again.ran) == 1 + probe.MAX_ROUNDS * len(ORDER)
+    assert again.ran == probe.MAX_ROUNDS * ORDER
+
+
+def test_reading_from_the_disk_is_no_cost_of_a_pass(monkeypatch):
+    machine = Machine(monkeypatch, cost, cold=500.0)
+    times = probe._time(machine.run, ORDER, 2.0, 0.015)
+    assert np.allclose(probe._seed(times, {}, 2).pass_ms, LINE)
+
+
+def test_and_a_slow_disk_does_not_hold_it_up_forever(monkeypatch):
+    machine = Machine(monkeypatch, cost, cold=5000.0)
+    probe._time(machine.run, ORDER, 1.0, 0.015)
+    assert machine.now < 4 * 5.1, "only what is indispensable"
 
 
 def test_the_least_of_several_counts_and_order_is_restored():
