@@ -90,6 +90,7 @@ void bind_context(nb::module_& m) {
   context.def_prop_ro("bytes_idle", [](const Context& c) { return c.arena->bytes_idle(); });
   context.def("fill_with_nan", [](Context& c, bool on) { c.arena->fill_with_nan(on); }, nb::arg("on"),
               "For tests: fresh memory is full of NaN.");
+  context.def("begin_step", [](Context& c) { c.experts.reset(); });
   context.def("upload", &upload, nb::arg("values").noconvert());
   context.def("interleave", &py_interleave, nb::arg("matrix"), nb::arg("out").noconvert(),
               "The bytes of a plain matrix as panels of 16 rows, into an array of as many bytes.");

@@ -236,6 +236,13 @@ std::unique_ptr<Routing> py_moe_route(Context& context, const Buffer& logits, co
   return out;
 }
 
+nb::tuple py_routed_experts(const Context& context) {
+  nb::list growth;
+  int32_t total = 0;
+  for (size_t row = 0; row < context.experts.num_rows; ++row) growth.append(total += context.experts.added[row]);
+  return nb::tuple(growth);
+}
+
 NewBuffer py_moe_ffn(Context& context, const Buffer& x, const Routing& routing, const PyMatrix& gate_handle,
                    const PyMatrix& up_handle, const PyMatrix& down_handle, float limit) {
   const Matrix &gate = gate_handle.matrix, &up = up_handle.matrix, &down = down_handle.matrix;
@@ -279,6 +286,7 @@ void bind_ops(nb::class_<Context>& context) {
       .def("head_gate", &py_head_gate, arg("x"), arg("gate"))
       .def("swiglu", &py_swiglu, arg("gate"), arg("up"), arg("limit"))
       .def("moe_route", &py_moe_route, arg("logits"), arg("bias").none(), arg("top_k"), arg("normalize"), arg("scale"))
+      .def("routed_experts", &py_routed_experts)
       .def("moe_ffn", &py_moe_ffn, arg("x"), arg("routing"), arg("gate"), arg("up"), arg("down"), arg("limit"));
 }
 

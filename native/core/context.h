@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/arena.h"
+#include "core/expert_count.h"
 #include "core/thread_pool.h"
 #include "isa/dispatch.h"
 
@@ -17,6 +18,7 @@ struct Context {
   const KernelTable& kernels;
   ThreadPool pool;
   std::shared_ptr<Arena> arena;
+  ExpertCount experts;  // of the pass that runs
 
   // Additions of an elementwise op that take some 25 microseconds: below it, waiting for another thread (at once if it
   // spins, several times this if the system runs something else there) may cost more than it helps.

@@ -172,6 +172,9 @@ void moe_route(Context& context, const Buffer& logits, const Buffer* bias, bool 
                 taken.data() + r * experts, out.ids.data() + r * out.top_k, out.weights.data() + r * out.top_k);
     }
   });
+  if (out.rows == 0) return;
+  std::memset(taken.data(), 0, experts);
+  context.experts.add_layer(out.ids.data(), out.rows, out.top_k, taken.data());
 }
 
 // Two barriers: the hidden layer, then the outputs. There every thread owns a range of columns, for all experts, and adds

@@ -17,7 +17,7 @@ struct Routing {
   std::vector<float> weights;
 };
 
-// bias may be null
+// bias may be null. Adds what it chose to context.experts.
 void moe_route(Context& context, const Buffer& logits, const Buffer* bias, bool normalize, float scale, Routing& out);
 
 void moe_ffn(Context& context, const Buffer& x, const Routing& routing, const Matrix& gate, const Matrix& up,

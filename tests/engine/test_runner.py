@@ -1,6 +1,9 @@
 """ModelRunner: what the model gets to see."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from stepahead.engine.batch import RowSpan
 from stepahead.engine.request import Draft
@@ -52,6 +55,34 @@ def test_the_flat_batch():
     assert flat.attention[0].first_keys.tolist() == [0] * 13
     assert flat.attention[0].sequences.tolist() == [0] * 3 + [1] * 10
     assert flat.attention[2] is None
+
+
+class RoutingBackend(ToyBackend):
+    num_asked = 0
+
+    def routed_experts(self):
+        self.num_asked += 1
+        return (8 * self.num_asked, 11 * self.num_asked)
+
+
+@pytest.mark.parametrize("moe_layers", [(), (1,), (2,)])
+def test_experts_are_those_of_the_last_trunk_pass(moe_layers):
+    engine = make_engine()
+    model, backend = engine.runner.model, RoutingBackend()
+    model.layers = tuple(replace(layer, is_moe=layer.index in moe_layers) for layer in model.layers)
+    runner = ModelRunner(model, backend, engine.runner.kv_cache, engine.runner.kv)
+    engine.add(make_request(0, prompt_of(10), 10))
+    batch = engine.scheduler.schedule()
+    kv, one = runner.kv_cache.new(), np.zeros(1, np.int32)
+    assert runner.kv_cache.claim(kv, 2, 0, 1)
+    assert runner.expert_growth == ()
+    for step in (1, 2):
+        runner.forward(batch)
+        runner.draft_forward(0, [RowSpan(0, 1, kv.tables[2])], one, np.zeros((1, 2), np.float32), one)
+        # A head's experts are not the trunk's, and the backend of a dense trunk is not asked.
+        has_experts = moe_layers == (1,)
+        assert backend.num_asked == (step if has_experts else 0)
+        assert runner.expert_growth == ((8 * step, 11 * step) if has_experts else ())
 
 
 def test_first_keys_of_a_window():

@@ -29,6 +29,9 @@ PLAIN = "plain"
 PANEL_ROWS = 16
 """Rows that another layout may mix: repacked weights are cut at multiples of it, and have as many bytes as before."""
 
+MAX_COUNTED_ROWS = 32
+"""Rows of a pass whose experts are counted."""
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
@@ -240,6 +243,12 @@ class Backend(Protocol):
         self, x: Tensor, routing: Routing, gate: QuantMatrix, up: QuantMatrix, down: QuantMatrix, limit: float
     ) -> Tensor:
         """Sum over a row's experts, in ascending id, of weight * down(swiglu(gate(x), up(x)))."""
+        ...
+
+    def routed_experts(self) -> tuple[int, ...]:
+        """How many experts' weights the rows since begin_step make it read: entry j counts the distinct (layer, expert)
+        pairs of rows 0 to j, a layer being a call of moe_route. For the first MAX_COUNTED_ROWS; () without a routing.
+        """
         ...
 
 

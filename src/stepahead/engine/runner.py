@@ -33,6 +33,9 @@ class ModelRunner:
         self.kv = kv
         self.checkpoint: Checkpoint = never_interrupt  # called between layers; the engine sets its own
         self.metrics = EngineMetrics()
+        self._has_experts = any(layer.is_moe for layer in model.layers[: model.num_trunk_layers])
+        # Of the last trunk pass: entry j is how many experts its rows 0 to j touched, see Backend.routed_experts.
+        self.expert_growth: tuple[int, ...] = ()
 
     @classmethod
     def create(
@@ -57,6 +60,8 @@ class ModelRunner:
         """The trunk over a step's rows; logits for the rows that verify reads."""
         self.backend.begin_step()
         output = self.model.forward(self._flatten(batch), self.kv, self.checkpoint)
+        if self._has_experts:
+            self.expert_growth = self.backend.routed_experts()
         self.metrics.num_trunk_passes += 1
         self.metrics.num_trunk_rows += batch.num_rows
         return output

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cpu_cases import (
+    BACKENDS,
     BEST,
     DECODED_TYPES,
     NATIVE_TYPES,
@@ -64,6 +65,32 @@ def test_ties_go_to_the_lowest_id_and_nan_ranks_last() -> None:
     assert (factors[4] == 0).all()  # the sum has a floor
     every = on_all(lambda b: route(b, logits, None, 12).ids())
     assert (every == np.arange(12)).all()
+
+
+def growth(routings: list[np.ndarray]) -> tuple[int, ...]:
+    """Backend.routed_experts by its definition: the ids of each layer, (rows, top_k)."""
+    rows = range(min(32, max(map(len, routings), default=0)))
+    pairs = [{(layer, e) for layer, ids in enumerate(routings) for e in ids[: row + 1].flat} for row in rows]
+    return tuple(map(len, pairs))
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 31, 32, 33, 80])
+def test_routed_experts_are_the_distinct_ones_of_all_layers(num_rows: int) -> None:
+    rng = np.random.default_rng(num_rows)
+    # Layers of other sizes, one of fewer rows; a liking of all rows for some experts makes them share.
+    shapes = [(num_rows, 288, 8), (num_rows, 9, 3), ((num_rows + 1) // 2, 64, 1), (num_rows, 65, 65)]
+    layers = [(normal(rng, rows, experts) + 2 * normal(rng, experts), top_k) for rows, experts, top_k in shapes]
+    for b in [*BACKENDS, REFERENCE]:
+        b.begin_step()
+        assert b.routed_experts() == ()
+        route(b, normal(rng, 40, 288), None, 8)
+        b.begin_step()
+        routings = [route(b, logits, None, top_k) for logits, top_k in layers]
+        chosen = [r.expert_ids if b is REFERENCE else r.ids() for r in routings]
+        assert b.routed_experts() == growth(chosen)
+        assert b.routed_experts() == growth(chosen)  # asking changes nothing
+        b.begin_step()
+        assert b.routed_experts() == ()
 
 
 @pytest.mark.parametrize("type", NATIVE_TYPES, ids=lambda t: t.name)
@@ -130,7 +157,9 @@ def test_nan_stays_in_its_row() -> None:
 def test_no_rows() -> None:
     data = expert_weights([QuantType.Q4_K] * 3)
     empty = np.zeros((0, WIDTH), np.float32), np.zeros((0, EXPERTS), np.float32)
+    BEST.begin_step()
     assert ffn(BEST, *empty, data, [QuantType.Q4_K] * 3).shape == (0, WIDTH)
+    assert BEST.routed_experts() == ()
 
 
 @pytest.mark.parametrize("type", [QuantType.F32, DECODED_TYPES[0]], ids=lambda t: t.name)

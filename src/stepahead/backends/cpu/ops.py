@@ -107,7 +107,7 @@ class CpuBackend:
         return _native.KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type)
 
     def begin_step(self) -> None:
-        pass  # buffers return to the pool when Python drops them
+        self._context.begin_step()  # buffers return to the pool when Python drops them
 
     # --- rows ---
 
@@ -200,6 +200,9 @@ class CpuBackend:
         if gate.native is not None and up.native is not None and down.native is not None:
             return self._context.moe_ffn(x, routing, gate.native, up.native, down.native, limit)
         return self._moe_ffn_by_expert(x, routing, gate, up, down, limit)
+
+    def routed_experts(self) -> tuple[int, ...]:
+        return self._context.routed_experts()
 
     def _moe_ffn_by_expert(
         self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, PLAIN, AttentionRows, Floats, Ints, Rope
+from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, MAX_COUNTED_ROWS, PLAIN, AttentionRows, Floats, Ints, Rope
 from stepahead.backends.reference.activations import round_trip
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType, dequantize
@@ -75,6 +75,7 @@ class ReferenceBackend:
 
     def __init__(self, int8_activations: bool = False) -> None:
         self.int8_activations = int8_activations
+        self._routed: list[Ints] = []  # expert ids of each layer of the pass
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "int8_activations": self.int8_activations}
@@ -132,7 +133,7 @@ class ReferenceBackend:
         return ReferenceKV(np.empty(shape, dtype), np.empty(shape, dtype), kv_type)
 
     def begin_step(self) -> None:
-        pass
+        self._routed = []
 
     # --- rows ---
     def embed(self, table: ReferenceMatrix, ids: Ints) -> Floats:
@@ -236,6 +237,7 @@ class ReferenceBackend:
             weights = (weights / np.maximum(sums, MIN_WEIGHT_SUM)).astype(np.float32)
         if scale:
             weights = weights * np.float32(scale)
+        self._routed.append(ids[:MAX_COUNTED_ROWS].astype(np.int32))
         return ReferenceRouting(ids.astype(np.int32), weights)
 
     def moe_ffn(
@@ -254,6 +256,10 @@ class ReferenceBackend:
                 u = self._contract(x[row : row + 1], up.values()[expert], up.type)
                 out[row] += weight * self._contract(self.swiglu(g, u, limit), down.values()[expert], down.type)[0]
         return out
+
+    def routed_experts(self) -> tuple[int, ...]:
+        num_rows = max(map(len, self._routed), default=0)
+        return tuple(sum(len(np.unique(ids[: row + 1])) for ids in self._routed) for row in range(num_rows))
 
 
 def _sigmoid(z: Floats) -> Floats:
