@@ -36,7 +36,10 @@ from stepahead.models.model import Chain
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
+from stepahead.speculative.cost import CostSeed
+from stepahead.speculative.cost_file import CostFile, cost_facts
 from stepahead.speculative.mtp import MtpProposer
+from stepahead.speculative.probe import measure
 from stepahead.speculative.proposer import NoProposer, Proposer
 from stepahead.tokenizer import ChatTemplate, Tokenizer
 
@@ -260,6 +263,20 @@ class LLM:
         with self._lock:
             self._engine.scheduler.parked.clear()
             return draft_logits(self._runner, self._mtp, ids, chain, self.config.chunk_tokens).copy()
+
+    def costs(self, anew: bool = False) -> CostSeed:
+        """Milliseconds of passes on this machine: kept from an earlier start, else measured now, in about a second.
+
+        anew: measured now in any case, with more patience, and kept for the next start.
+        """
+        companion = () if self._heads is None else self._heads.identity()
+        is_repacked = bool(self.repacked)
+        facts = cost_facts(self._file.identity(), companion, self.backend, self.config.kv_type, is_repacked)
+        with self._lock:
+            kept = CostFile.of(facts, self.model.draft.num_heads if self.model.draft is not None else 0)
+            if anew:
+                return kept.measure(lambda: measure(self.model, self.backend, self.config.kv_type, quick_seconds=0.0))
+            return kept.load_or_measure(lambda: measure(self.model, self.backend, self.config.kv_type))
 
     # --- lifetime ---
     @property

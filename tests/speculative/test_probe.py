@@ -118,12 +118,13 @@ def test_rows_of_a_head_have_a_slope():
 
 
 def test_experts_have_a_price_only_where_they_are_seen_to_cost():
-    many, few = Pass("trunk", probe.REPEATED_ROWS), Pass("repeated", probe.REPEATED_ROWS)
-    counts = {many: 60, few: 20}
-    assert probe._expert_cost({many: [9.0, 10.0], few: [5.0, 6.0]}, counts) == pytest.approx(0.1)
-    assert probe._expert_cost({many: [5.5, 10.0], few: [5.0, 6.0]}, counts) == 0.0, "within the noise"
-    assert probe._expert_cost({many: [9.0], few: [5.0]}, counts) == 0.0, "seen once"
-    assert probe._expert_cost({many: [9.0, 10.0], few: [5.0, 6.0]}, {}) == 0.0, "not counted"
+    one, many, few = Pass("trunk", 1), Pass("trunk", probe.REPEATED_ROWS), Pass("repeated", probe.REPEATED_ROWS)
+    counts = {one: 10, many: 60, few: 20}
+    assert probe._expert_cost({one: [3.0], many: [9.0, 10.0], few: [5.0, 6.0]}, counts) == pytest.approx(0.1)
+    assert probe._expert_cost({one: [3.0], many: [50.0], few: [5.0]}, counts) == pytest.approx(0.3), "nor more"
+    assert probe._expert_cost({one: [3.0], many: [5.1, 10.0], few: [5.0, 6.0]}, counts) == 0.0, "within the noise"
+    assert probe._expert_cost({one: [3.0], many: [9.0]}, counts) == 0.0, "not compared"
+    assert probe._expert_cost({one: [3.0], many: [9.0], few: [5.0]}, {}) == 0.0, "not counted"
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,11 @@ def test_a_probe_between_requests_changes_neither_text_nor_counters(model_path):
         assert before == (llm.metrics.num_trunk_passes, llm.metrics.num_draft_passes)
         chunks += stream
         assert [token for chunk in chunks for token in chunk.token_ids_delta] == first.token_ids
+
+
+def test_experts_are_counted_where_there_are_any(model_path):
+    model = load(model_path("f32", num_experts=8, top_k=2))
+    num_moe = sum(layer.is_moe for layer in model.layers[: model.num_trunk_layers])
+    seed = measure(model, model.backend, "f16")
+    assert seed.num_experts[0] == 2 * num_moe
+    assert 2 * num_moe < seed.num_experts[-1] <= 8 * num_moe

@@ -26,6 +26,7 @@ QUICK_SECONDS = 0.015
 MAX_ROUNDS = 5
 PATIENCE = 3  # times `seconds`, for a model that is still on the disk
 REPEATED_ROWS = 8  # of one token, against as many of different ones: experts are what they differ in
+MIN_RATIO = 1.05  # of their times, from which on the difference is more than the clock's
 HEAD_ROWS = 8
 KV_ROWS = BLOCK_SIZE
 ROW_SHARE = 0.05  # of a head's pass, a further row; measured at Step's sizes, used where time did not last for it
@@ -126,6 +127,7 @@ class _Bench:
         if output.logits is not None:
             self._backend.download(output.logits)
         milliseconds = 1e3 * (time.perf_counter() - started)
+        self.num_experts[one] = max(self._backend.routed_experts(), default=0)
         return Sample(milliseconds, is_cold=major_faults() > faults)
 
     def _trunk(self, one: Pass) -> ForwardOutput:
@@ -210,11 +212,9 @@ def _row_costs(times: Times) -> tuple[float, float]:
 
 
 def _expert_cost(times: Times, num_experts: dict[Pass, int]) -> float:
-    """Of reading one expert more, 0 unless passes that read more of them were always slower."""
-    many, few = Pass("trunk", REPEATED_ROWS), Pass("repeated", REPEATED_ROWS)
-    if len(times.get(many, ())) < 2 or len(times.get(few, ())) < 2:
-        return 0.0
+    """Of reading one expert more; 0 where nothing is seen of it. At most what a pass of one row is of each it reads."""
+    one, many, few = Pass("trunk", 1), Pass("trunk", REPEATED_ROWS), Pass("repeated", REPEATED_ROWS)
     further = num_experts.get(many, 0) - num_experts.get(few, 0)
-    if further <= 0 or min(times[many]) <= max(times[few]):
+    if further <= 0 or many not in times or few not in times or min(times[many]) < MIN_RATIO * min(times[few]):
         return 0.0
-    return (min(times[many]) - min(times[few])) / further
+    return min((min(times[many]) - min(times[few])) / further, min(times[one]) / num_experts[one])
