@@ -1,15 +1,12 @@
-"""`inspect`, `perplexity` and `bench`: figures that can be checked, as tables and as JSON."""
+"""`inspect` and `perplexity`: figures that can be checked, as tables and as JSON."""
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
 
 from stepahead import LLM
-from stepahead.cli.bench import _parse_depths
 from stepahead.cli.loading import size
-from stepahead.errors import ConfigError
 from stepahead.gguf import write_gguf
 from support.random_step35 import Shape, metadata, model_tensors
 
@@ -105,54 +102,6 @@ def test_perplexity_refuses_what_cannot_be_scored(cli, model_path, tmp_path, tex
     result = cli("perplexity", model_path("f32"), "--file", tmp_path / "text.txt", *flags, *REF)
     assert result.code == 2
     assert fragment in result.err
-
-
-# --- bench ---
-@pytest.fixture(scope="module")
-def bench_flags():
-    return (*REF, "-p", "def f", "--max-tokens", 12, "--rounds", 2)
-
-
-def test_bench_measures_plain_each_depth_and_auto(cli, model_path, bench_flags):
-    result = cli("bench", model_path("f32"), *bench_flags, "--json")
-    assert result.code == 0, result.err
-    found = json.loads(result.out)
-    assert [row["name"] for row in found["rows"]] == ["plain", "1", "2", "3", "auto"]
-    assert all(row["is_same_text"] for row in found["rows"])
-    plain, *_, deepest, _ = found["rows"]
-    assert plain["ratio_to_plain"] == plain["tokens_per_step"] == 1.0
-    assert plain["acceptance"] == []
-    assert len(deepest["acceptance"]) == 3
-    assert deepest["tokens_per_step"] > 1.0
-    assert len(deepest["tokens_per_second_by_round"]) == 2
-    assert set(deepest["milliseconds"]) == {"forward", "verify", "propose", "commit"}
-    with LLM(model_path("f32"), backend="reference") as llm:
-        logits = llm.logits(llm.tokenize("def f"))
-    assert found["logits_hash"] == hashlib.sha256(logits.tobytes()).hexdigest()[:16]
-
-
-def test_bench_shows_a_table_and_the_hash(cli, model_path, bench_flags):
-    result = cli("bench", model_path("f32"), *bench_flags, "--depths", "2")
-    assert result.code == 0, result.err
-    assert "logits hash" in result.out
-    for column in ("tokens/s", "gain", "trunk", "draft ms", "same"):
-        assert column in result.out
-
-
-def test_bench_of_a_model_without_heads_measures_plain_decoding(cli, model_path, bench_flags):
-    found = json.loads(cli("bench", model_path("f32", "trunk"), *bench_flags, "--json").out)
-    assert [row["name"] for row in found["rows"]] == ["plain"]
-
-
-def test_bench_refuses_depths_and_rounds_that_are_none(cli, model_path, bench_flags):
-    assert _parse_depths("3, 1,0") == [1, 3]
-    with pytest.raises(ConfigError, match="'1,x'"):
-        _parse_depths("1,x")
-    assert cli("bench", model_path("f32"), *bench_flags, "--depths", "7").code == 2
-    assert cli("bench", model_path("f32"), *REF, "--rounds", 0).code == 2
-    full = cli("bench", model_path("f32", context=32), *REF, "-p", "a" * 31, "--rounds", 1)
-    assert full.code == 2
-    assert "no room to decode in a context of 32" in full.err
 
 
 @pytest.mark.parametrize(

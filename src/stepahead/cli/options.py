@@ -72,6 +72,16 @@ SvgOption = Annotated[
     ),
 ]
 
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        help="Also draw the figures into this .png or .svg file; needs the extra 'plot'.",
+        rich_help_panel=OUTPUT_PANEL,
+        show_default=False,
+    ),
+]
+
 MaxTokensOption = Annotated[
     int | None, typer.Option("--max-tokens", help="Most tokens to generate.", rich_help_panel=SAMPLING_PANEL)
 ]
