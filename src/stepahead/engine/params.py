@@ -17,7 +17,11 @@ MAX_SEED = 2**64 - 1
 
 
 class Grammar(Protocol):
-    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing."""
+    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing.
+
+    A grammar may also have a method forced_ids() that returns the ids, possibly none, that must come next one after
+    another: they are drafted without asking the model. One without it works as well.
+    """
 
     def mask(self, logits: npt.NDArray[np.float32]) -> None:
         """Set the (vocab_size,) logits of forbidden tokens to -inf, in place."""
