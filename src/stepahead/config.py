@@ -13,6 +13,7 @@ from stepahead.backends.cpu.threads import MAX_THREADS, resolve_threads
 from stepahead.errors import ConfigError
 
 BACKENDS = ("cpu", "reference")
+DRAFT_VOCABS = ("auto", "full")
 
 DEFAULT_CONTEXT_LENGTH = 32768
 MAX_NUM_SEQS = 256
@@ -25,6 +26,7 @@ class EngineConfig:
 
     mtp: "auto" takes the heads of the file, "off" loads none, anything else is the path of a companion file.
     repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
+    draft_vocab: how many frequent ids a draft may be of, "auto" or "full".
     """
 
     kv_type: str = "f16"
@@ -35,6 +37,7 @@ class EngineConfig:
     chunk_tokens: int = 512
     mtp: str | Path = "auto"
     repack: str | Path = "auto"
+    draft_vocab: str | int = "auto"
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
@@ -54,6 +57,7 @@ class EngineConfig:
             raise ConfigError(f'mtp={self.mtp!r} is not understood: give "auto", "off" or the path of a companion file')
         if not isinstance(self.repack, str | Path) or not str(self.repack):
             raise ConfigError(f'repack={self.repack!r} is not understood: give "auto", "never" or a folder')
+        _draft_vocab(self.draft_vocab)
 
     def resolve(self, file_context_length: int) -> "ResolvedConfig":
         """Decide what was left open, from the model file and the machine."""
@@ -71,6 +75,7 @@ class EngineConfig:
             chunk_tokens=self.chunk_tokens,
             mtp=str(self.mtp),
             repack=str(self.repack),
+            draft_vocab=self.draft_vocab,
         )
 
 
@@ -86,6 +91,14 @@ class ResolvedConfig:
     chunk_tokens: int
     mtp: str  # "auto", "off", or a path
     repack: str  # "auto", "never", or a folder
+    draft_vocab: str | int  # "auto", "full", or a number
+
+
+def _draft_vocab(value: Any) -> None:
+    if isinstance(value, str) and value not in DRAFT_VOCABS:
+        raise ConfigError(f'draft_vocab={value!r} is unknown: give "auto", "full" or how many ids')
+    if not isinstance(value, str):
+        _integer("draft_vocab", value, 1, None)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -35,6 +35,7 @@ from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
+from stepahead.repack.shortlist import shorten_drafts
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.cost import CostSeed
 from stepahead.speculative.cost_file import CostFile, cost_facts
@@ -66,6 +67,7 @@ class LLM:
         max_num_seqs: int = 8,
         chunk_tokens: int = 512,
         repack: str | Path = "auto",
+        draft_vocab: str | int = "auto",
         on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one).
@@ -75,6 +77,8 @@ class LLM:
         context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
         chunk_tokens: rows a step. repack: where repacked weights of a large model are kept: "auto" beside it, a path in
         that folder, "never" nowhere and none are made; on_repack(file, done, total) hears of one being written.
+        draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
+        for all, or a number; it changes the speed, never the text.
         Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
         file that this version cannot run.
         """
@@ -87,6 +91,7 @@ class LLM:
             chunk_tokens=chunk_tokens,
             mtp=str(mtp),
             repack=str(repack),
+            draft_vocab=draft_vocab,
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
@@ -100,6 +105,9 @@ class LLM:
             raise ConfigError(
                 f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"
             )
+        shorten_drafts(
+            loaded, self.backend, self.tokenizer.frequent_ids, draft_vocab, str(repack), on_repack or _ignore
+        )
         self.config: ResolvedConfig = asked.resolve(loaded.context_length)
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
@@ -365,6 +373,10 @@ class LLM:
                         finish_reason=output.finish_reason.value if output.finish_reason else None,
                         completion=job.completion() if output.finish_reason else None,
                     )
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def _make_backend(config: EngineConfig) -> Backend:

@@ -11,7 +11,7 @@ from stepahead.engine import philox
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise, philox4x32, token_words
 from stepahead.engine.request import Request, Sequence, SequenceKV
-from stepahead.engine.sampler import Sampler, SamplerState, check_bias
+from stepahead.engine.sampler import Sampler, SamplerState, Shortlist, check_bias
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import BackendError, RequestError
 
@@ -368,3 +368,40 @@ def test_another_seed_gives_other_tokens() -> None:
         [SAMPLER.sample(logits, s, i).token_id for i in range(20)] for s in (state, replace(state, seed=1 + 2**32))
     )
     assert one != two
+
+
+# --- a shortlist ---
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.8},
+        {"temperature": 5.0},
+        {"temperature": 0.8, "top_k": 7},
+        {"temperature": 0.8, "top_p": 0.7},
+        {"temperature": 0.8, "min_p": 0.1},
+        {"temperature": 0.8, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
+        {"temperature": 0.8, "logit_bias": {3: 4.0, 90: -100.0}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [100, 9000])
+def test_a_shortlist_is_the_vocabulary_without_the_other_ids(params, size: int) -> None:
+    """Bit by bit as if the other logits were -inf, in whatever order the ids come."""
+    rng = np.random.default_rng(8)
+    ids = rng.permutation(size)[: size * 2 // 3].astype(np.int32)
+    for position in range(25):
+        logits = rng.normal(size=len(ids)).astype(np.float32) * 3
+        whole = np.full(size, -np.inf, np.float32)
+        whole[ids] = logits
+        state = state_of((1, 3, 3), (5,), seed=9, **params)
+        assert SAMPLER.sample(logits, state, position, Shortlist(ids, size)) == SAMPLER.sample(whole, state, position)
+
+
+def test_a_grammar_looks_at_true_ids() -> None:
+    shortlist = Shortlist(np.array([40, 7, 20], np.int32), 50)
+    logits = logits_of(3.0, 2.0, 1.0)
+    assert SAMPLER.sample(logits, state_of(), 0, shortlist).token_id == 40
+    assert SAMPLER.sample(logits, state_of(grammar=Only([20, 7])), 0, shortlist).token_id == 7
+    with pytest.raises(RequestError, match="forbid every token"):
+        SAMPLER.sample(logits, state_of(grammar=Only([8])), 0, shortlist)

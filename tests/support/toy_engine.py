@@ -94,6 +94,7 @@ class ToyModel:
     num_trunk_layers = 2
     kv_specs = SPECS
     draft = DraftSpec(num_heads=1, layers=(2,), window=WINDOW)
+    draft_vocab = None
 
     def __init__(self):
         self.layers = tuple(

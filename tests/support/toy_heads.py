@@ -33,6 +33,7 @@ class ToyModel:
     ) -> None:
         rng = np.random.default_rng(7)
         self.hidden_size, self.vocab_size = WIDTH, VOCAB
+        self.draft_vocab = None
         self.embedding = rng.normal(size=(VOCAB, WIDTH))
         self.trunk = rng.normal(size=(WIDTH, WIDTH)) * 0.5
         self.joins = rng.normal(size=(num_heads, 2 * WIDTH, WIDTH)) * 0.5

@@ -43,6 +43,7 @@ def chat(
     context_length: o.ContextOption = None,
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
+    draft_vocab: o.DraftVocabOption = "auto",
 ) -> None:
     """Talk to a model that has a chat template. Ctrl-C stops an answer, Ctrl-D leaves.
 
@@ -67,7 +68,7 @@ def chat(
         stop=stop,
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack)) as llm:
+    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab)) as llm:
         if not llm.info.has_chat_template:
             raise ConfigError(
                 f"{llm.info.path}: has no chat template, so it completes text and does not converse: use stepahead run"

@@ -35,6 +35,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
             backend=options.backend,
             max_num_seqs=max_num_seqs,
             repack=options.repack,
+            draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
             on_repack=on_repack,
         )
 

@@ -55,6 +55,14 @@ RepackOption = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+DraftVocabOption = Annotated[
+    str,
+    typer.Option(
+        "--draft-vocab",
+        help="How many of the most frequent tokens a draft may be of: 'auto', 'full' or a number. Never the text.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 BackendName = Literal["cpu", "reference"]
 BackendOption = Annotated[
     BackendName,
@@ -184,6 +192,7 @@ class LoadOptions:
     context_length: int | None = None
     backend: BackendName = "cpu"
     repack: str = "auto"
+    draft_vocab: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def run(
     context_length: o.ContextOption = None,
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
+    draft_vocab: o.DraftVocabOption = "auto",
     json_output: o.JsonOption = False,
     svg: o.SvgOption = None,
 ) -> None:
@@ -74,7 +75,7 @@ def run(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack)
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab)
     with open_llm(load) as llm:
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
     _conclude(chunks, json_output)

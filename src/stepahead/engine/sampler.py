@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.base import Floats
+from stepahead.backends.base import Floats, Ints
 from stepahead.engine.params import Grammar, SamplingParams
 from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise
 from stepahead.engine.request import Sequence
@@ -84,14 +84,49 @@ class SamplerState:
         return self.grammar is not None and self.grammar.is_finished
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shortlist:
+    """The token ids that logits belong to, where they are not those of the whole vocabulary; in any order."""
+
+    ids: Ints
+    vocab_size: int
+
+    def scatter(self, logits: Floats) -> Floats:
+        """The whole vocabulary's, with nothing for the other ids."""
+        row = np.full(self.vocab_size, -np.inf, np.float32)
+        row[self.ids] = logits
+        return row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Noise:
+    """The noise of one position. It goes by token id, so that a draft from a shortlist has the target's."""
+
+    seed: int
+    position: int
+    shortlist: Shortlist | None
+
+    def of(self, columns: Ids) -> Weights:
+        if self.shortlist is None:
+            return gumbel_noise(self.seed, self.position, columns)
+        ids = self.shortlist.ids[columns].astype(np.int64)
+        order = np.argsort(ids)
+        noise = np.empty(len(ids))
+        noise[order] = gumbel_noise(self.seed, self.position, ids[order])
+        return noise
+
+
 class Sampler:
     """Chooses tokens; stateless, so one serves every sequence, draft and target alike."""
 
-    def sample(self, logits: Floats, state: SamplerState, position: int) -> Sampled:
+    def sample(self, logits: Floats, state: SamplerState, position: int, shortlist: Shortlist | None = None) -> Sampled:
         """The token at absolute index `position` from its (vocab_size,) logits, which stay as they are.
 
-        Raises BackendError if the logits hold NaN or infinity, RequestError if nothing is allowed.
+        With a shortlist, `logits` are those of its ids, and no other id is chosen. Raises BackendError if the
+        logits hold NaN or infinity, RequestError if nothing is allowed.
         """
+        if shortlist is not None and _looks_at_ids(state):
+            logits, shortlist = shortlist.scatter(logits), None
         processed = _processed(logits, state)
         best, margin = _top_two(processed)
         top = float(processed[best])
@@ -99,14 +134,15 @@ class Sampler:
             _refuse(logits, position)
         temperature = state.params.temperature
         if temperature == 0.0 or margin == math.inf:
-            return Sampled(best, margin)
+            return Sampled(_token_id(best, shortlist), margin)
         with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, as it should
             scaled = (processed.astype(np.float64) - top) / temperature
         kept = _contenders(scaled, _filtered(scaled, state.params))
+        noise = _Noise(state.seed, position, shortlist)
         if len(kept) >= _MANY_CONTENDERS:
-            kept = _still_in(scaled, kept, state.seed, position)
-        winner, margin = _top_two(scaled[kept] + gumbel_noise(state.seed, position, kept))
-        return Sampled(int(kept[winner]), margin)
+            kept = _still_in(scaled, kept, noise)
+        winner, margin = _top_two(scaled[kept] + noise.of(kept))
+        return Sampled(_token_id(int(kept[winner]), shortlist), margin)
 
     def logprobs(self, logits: Floats, token_id: int, num_best: int) -> dict[int, float]:
         """Log-probabilities, of the unprocessed logits, of the `num_best` likeliest tokens and of `token_id`."""
@@ -130,7 +166,7 @@ def _has_penalty(params: SamplingParams) -> bool:
 
 def _processed(logits: Floats, state: SamplerState) -> Floats:
     """Penalties, then bias, then grammar; the logits themselves if there is none of them."""
-    if state.counts is None and not state.params.logit_bias and state.grammar is None:
+    if not _looks_at_ids(state):
         return logits
     processed = logits.copy()
     if state.counts is not None:
@@ -142,6 +178,14 @@ def _processed(logits: Floats, state: SamplerState) -> Floats:
     if state.grammar is not None:
         state.grammar.mask(processed)
     return processed
+
+
+def _token_id(column: int, shortlist: Shortlist | None) -> int:
+    return column if shortlist is None else int(shortlist.ids[column])
+
+
+def _looks_at_ids(state: SamplerState) -> bool:
+    return state.counts is not None or bool(state.params.logit_bias) or state.grammar is not None
 
 
 def _penalize(logits: Floats, state: SamplerState, counts: TokenCounts) -> None:
@@ -196,13 +240,13 @@ def _contenders(scaled: Weights, kept: Ids | None) -> Ids:
     return contenders
 
 
-def _still_in(scaled: Weights, kept: Ids, seed: int, position: int) -> Ids:
+def _still_in(scaled: Weights, kept: Ids, noise: _Noise) -> Ids:
     """Of many contenders those that the largest noise would lift above the second of the likely ones' true sums."""
     values = scaled[kept]
     likely = kept[values >= -_LIKELY]
     if len(likely) < 2:
         return kept
-    second = float(np.partition(scaled[likely] + gumbel_noise(seed, position, likely), -2)[-2])
+    second = float(np.partition(scaled[likely] + noise.of(likely), -2)[-2])
     still_in: Ids = kept[values >= second - GUMBEL_MAX - 1e-6]
     return still_in
 

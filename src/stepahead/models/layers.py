@@ -125,6 +125,12 @@ class MoE:
             shared=GatedMLP.load(weights, prefix, "_shexp", hidden) if has_shared else None,
         )
 
+    @property
+    def idle_nbytes(self) -> int:
+        """Of the experts that a token does not choose."""
+        experts = self.ffn_gate_exps.nbytes + self.ffn_up_exps.nbytes + self.ffn_down_exps.nbytes
+        return experts * (self.router.num_experts - self.router.top_k) // self.router.num_experts
+
     def __call__(self, backend: Backend, x: Tensor, limit: float, shared_limit: float) -> Tensor:
         logits = backend.linear(x, self.ffn_gate_inp)
         routing = backend.moe_route(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stepahead.backends.base import AttentionRows, Ints, KVBlocks, Rope, Tensor
+from stepahead.gguf import GGUFFile
+from stepahead.models.draft_vocab import DraftVocab
 
 Chain = Literal["exact", "catchup"]
 """How heads beyond the first get their hidden rows (spec §9.4): `exact` is the trained chain, head k reads head
@@ -73,8 +75,9 @@ class ForwardBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardOutput:
-    logits: Tensor | None  # (num_logits, vocab_size); None where logit_rows is empty
+    logits: Tensor | None  # (num_logits, number of ids); None where logit_rows is empty
     hidden: Tensor  # (num_rows, hidden_size): the tap that the next head reads
+    logit_ids: Ints | None = None  # the token id of each column of a draft's logits; None: the whole vocabulary
 
 
 Checkpoint = Callable[[], None]
@@ -91,7 +94,10 @@ class Model(Protocol):
     layers: tuple[LayerSpec, ...]  # trunk, then heads
     num_trunk_layers: int
     kv_specs: tuple[KVSpec, ...]
+    step_nbytes: int  # of the trunk's weights that one token's pass reads
     draft: DraftSpec | None  # None: no usable heads
+    draft_outputs: tuple[tuple[GGUFFile, str], ...]  # where the output matrix of each head lies: file and tensor
+    draft_vocab: DraftVocab | None  # may be set after loading; None: a draft may be any token
 
     def forward(self, batch: ForwardBatch, kv: Sequence[KVBlocks], checkpoint: Checkpoint) -> ForwardOutput:
         """The trunk. kv[i] belongs to layer i; hidden has every row, at DraftSpec.hidden_tap."""
@@ -100,7 +106,8 @@ class Model(Protocol):
     def draft_forward(
         self, head: int, batch: ForwardBatch, hidden: Tensor, kv: Sequence[KVBlocks], checkpoint: Checkpoint
     ) -> ForwardOutput:
-        """Head `head` over rows (token x_p, hidden of p-1): logits of x_{p+1}; hidden is at DraftSpec.recycle_tap."""
+        """Head `head` over rows (token x_p, hidden of p-1): logits of x_{p+1}, of the draft vocabulary;
+        hidden is at DraftSpec.recycle_tap."""
         ...
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from stepahead.backends.base import Backend, Ints, KVBlocks, QuantMatrix, Rope, RopeTable, Tensor
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile
-from stepahead.models.layers import Block
+from stepahead.models.draft_vocab import DraftVocab
+from stepahead.models.layers import Block, MoE
 from stepahead.models.model import Checkpoint, DraftSpec, ForwardBatch, ForwardOutput, KVSpec, LayerSpec
 from stepahead.models.step35_config import MAX_RECURRENT_DEPTH, LayerFacts, Step35Config
 from stepahead.models.weights import FILES, MatrixSource, Weights
@@ -65,13 +66,18 @@ class Step35:
         )
         self._load_trunk(weights)
         self.heads: tuple[Head, ...] = ()
+        self.draft_outputs: tuple[tuple[GGUFFile, str], ...] = ()
+        self.draft_vocab: DraftVocab | None = None
         self.head_nbytes = 0
         if head_config and heads is not None:
             own = weights if heads is file else Weights(heads, backend, source)
             self._load_heads(own, head_config, is_companion=heads is not file)
+            self.draft_outputs = tuple(_output_of(spec, file, heads) for spec in self.layers[self.num_trunk_layers :])
         weights.leave(name for name in file.tensors if _block_index(name) >= self.num_trunk_layers)
         weights.finish()
         self.trunk_nbytes = weights.nbytes - (self.head_nbytes if heads is file else 0)
+        idle = sum(block.ffn.idle_nbytes for block in self.blk if isinstance(block.ffn, MoE))
+        self.step_nbytes = self.trunk_nbytes - self.token_embd.nbytes - idle
         self.draft = _draft_spec(self.layers[self.num_trunk_layers :]) if num_heads else None
 
     def _load_trunk(self, weights: Weights) -> None:
@@ -132,7 +138,11 @@ class Step35:
         x = backend.linear(joined, part.eh_proj)
         ropes = self._rope_tables(batch.positions, (part.block.spec,))
         x = self._run(part.block, x, ropes, batch, kv)
-        return ForwardOutput(self._logits(x, batch.logit_rows, part.shared_head_norm, part.shared_head_head), x)
+        if self.draft_vocab is None or len(batch.logit_rows) == 0:
+            return ForwardOutput(self._logits(x, batch.logit_rows, part.shared_head_norm, part.shared_head_head), x)
+        normed = backend.rms_norm(backend.gather_rows(x, batch.logit_rows), part.shared_head_norm, eps)
+        logits, ids = self.draft_vocab.logits(head, normed)
+        return ForwardOutput(logits, x, ids)
 
     def _run(
         self, block: Block, x: Tensor, ropes: dict[Rope, RopeTable], batch: ForwardBatch, kv: Sequence[KVBlocks]
@@ -186,6 +196,11 @@ def _refuse_heads_only(weights: Weights, num_trunk_layers: int) -> None:
 
 def _source(index: int, config: Step35Config, weights: Weights, heads: GGUFFile | None) -> GGUFFile:
     return weights.file if index < config.num_trunk_layers or heads is None else heads
+
+
+def _output_of(spec: LayerSpec, file: GGUFFile, heads: GGUFFile) -> tuple[GGUFFile, str]:
+    own = f"blk.{spec.index}.nextn.shared_head_head.weight"
+    return (heads, own) if own in heads.tensors else (file, "output.weight")
 
 
 def _layer_spec(index: int, fact: LayerFacts, config: Step35Config, group: int, source: GGUFFile) -> LayerSpec:

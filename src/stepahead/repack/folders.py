@@ -25,12 +25,13 @@ def check_choice(choice: str) -> None:
     raise ConfigError(f'repack={choice!r}: {what}; give "auto", "never" or a folder that exists')
 
 
-def cache_paths(model: Path, choice: str) -> list[Path]:
+def cache_paths(model: Path, choice: str, suffix: str = SUFFIX) -> list[Path]:
     """The places of a model's repacked weights, the preferred one first; a folder may not exist yet."""
+    name = _unique_name(model) + suffix
     if choice != AUTO:
-        return [Path(choice) / _unique_name(model)]
-    beside, folder = model.with_name(model.name + SUFFIX), user_folder()
-    return [beside] if folder is None else [beside, folder / _unique_name(model)]
+        return [Path(choice) / name]
+    beside, folder = model.with_name(model.name + suffix), user_folder()
+    return [beside] if folder is None else [beside, folder / name]
 
 
 def user_folder() -> Path | None:
@@ -72,4 +73,4 @@ def _system_folder() -> Path:
 def _unique_name(model: Path) -> str:
     """Models of one name may come from several folders."""
     digest = hashlib.sha256(os.fsencode(model.resolve())).hexdigest()
-    return f"{model.stem}-{digest[:12]}{SUFFIX}"
+    return f"{model.stem}-{digest[:12]}"

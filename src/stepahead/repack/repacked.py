@@ -1,9 +1,11 @@
 """Makes the repacked matrices of one model file: in memory, mapped from a cache file, or written to one first.
 
-Owns the pieces in which this is done, and the room on the disk. Must not know: models, which matrices are wanted.
+Owns the pieces in which this is done, and the room on the disk, for everything that is made of a model file's weights.
+Must not know: models, which matrices are wanted.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from stepahead.backends.base import PANEL_ROWS, Backend
 from stepahead.gguf import GGUFFile
 from stepahead.gguf.block_quants import Bytes
 from stepahead.repack.cache_file import PAGE, Entry, Index, UnusableError, map_cache, pad, write_index
-from stepahead.repack.folders import AUTO, MIN_FREE_BYTES, cache_paths, free_bytes, is_writable
+from stepahead.repack.folders import AUTO, MIN_FREE_BYTES, SUFFIX, cache_paths, free_bytes, is_writable
 from stepahead.repack.temporary import remove_abandoned, replacing
 
 log = logging.getLogger("stepahead")
@@ -27,6 +29,20 @@ PIECE_BYTES = 64 << 20
 
 OnRepack = Callable[[Path, int, int], None]
 """Called with (file, bytes done, bytes in all): before the first byte is written, then after each piece."""
+
+Fill = Callable[[Entry, int, int, Bytes], None]
+"""Makes the rows [first, last) of an entry, into these bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Of cache files: one model may have one of each."""
+
+    what: str
+    suffix: str
+
+
+REPACKED = Kind("repacked weights", SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,12 +68,35 @@ class Repacked:
 def repack(file: GGUFFile, layouts: dict[str, str], backend: Backend, choice: str, on_repack: OnRepack) -> Repacked:
     """`layouts` of tensors by name; choice: "auto" or a folder. Raises OSError and UnusableError: it cannot be done."""
     index = Index.plan(file.identity(), ((file.tensors[name], layout) for name, layout in layouts.items()))
+
+    def fill(entry: Entry, first: int, last: int, out: Bytes) -> None:
+        _repack_rows(file, entry, backend, first, last, out)
+
     if index.nbytes < MIN_FILE_BYTES:
-        return _in_memory(file, index, backend)
-    paths = cache_paths(file.path, choice)
+        return Repacked.of(file, index, make_in_memory(index, fill), None)
+    data, path = make_or_map(file, index, fill, choice, REPACKED, on_repack)
+    return Repacked.of(file, index, data, path)
+
+
+def make_in_memory(index: Index, fill: Fill) -> dict[str, Bytes]:
+    """The bytes of every entry, by name."""
+    memory = _new_pages(index.nbytes)
+    data = {name: memory[entry.offset : entry.offset + entry.nbytes] for name, entry in index.entries.items()}
+    for entry in index.entries.values():
+        row_bytes = _row_bytes(entry)
+        for first, last in _pieces(entry):
+            fill(entry, first, last, data[entry.name][first * row_bytes : last * row_bytes])
+    return data
+
+
+def make_or_map(
+    file: GGUFFile, index: Index, fill: Fill, choice: str, kind: Kind, on_write: OnRepack
+) -> tuple[dict[str, Bytes], Path]:
+    """The bytes of every entry from a cache file, written first if need be. Raises OSError and UnusableError."""
+    paths = cache_paths(file.path, choice, kind.suffix)
     for path in paths:
         try:
-            return Repacked.of(file, index, map_cache(path, index), path)
+            return map_cache(path, index), path
         except FileNotFoundError:
             continue
         except UnusableError as error:
@@ -65,8 +104,8 @@ def repack(file: GGUFFile, layouts: dict[str, str], backend: Backend, choice: st
     chosen = next((path for path in paths if is_writable(path.parent)), None)
     if chosen is None:
         raise UnusableError(f"{' and '.join(str(path.parent) for path in paths)} cannot be written to")
-    _write(chosen, file, index, backend, on_repack)
-    return Repacked.of(file, index, map_cache(chosen, index), chosen)
+    _write(chosen, file, index, fill, kind, on_write)
+    return map_cache(chosen, index), chosen
 
 
 def find_cache(file: GGUFFile) -> Path | None:
@@ -85,16 +124,6 @@ def gigabytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
 
 
-def _in_memory(file: GGUFFile, index: Index, backend: Backend) -> Repacked:
-    memory = _new_pages(index.nbytes)
-    data = {name: memory[entry.offset : entry.offset + entry.nbytes] for name, entry in index.entries.items()}
-    for entry in index.entries.values():
-        for first, last in _pieces(file, entry):
-            row_bytes = file.tensors[entry.name].row_bytes
-            _repack_rows(file, entry, backend, first, last, data[entry.name][first * row_bytes : last * row_bytes])
-    return Repacked.of(file, index, data, None)
-
-
 def _new_pages(nbytes: int) -> Bytes:
     """Memory that begins on a page, as that of a mapped file does."""
     memory = np.empty(nbytes + PAGE, np.uint8)
@@ -102,29 +131,31 @@ def _new_pages(nbytes: int) -> Bytes:
     return memory[start : start + nbytes]
 
 
-def _write(path: Path, file: GGUFFile, index: Index, backend: Backend, on_repack: OnRepack) -> None:
+def _write(path: Path, file: GGUFFile, index: Index, fill: Fill, kind: Kind, on_write: OnRepack) -> None:
     if remove_abandoned(path):
         raise UnusableError(f"another process is writing {path} just now")
     _demand_room(path, index.nbytes)
-    on_repack(path, 0, index.nbytes)
-    log.warning(
-        "writing %s of repacked weights to %s: once, the next start maps them; --repack never (repack=) does without",
+    on_write(path, 0, index.nbytes)
+    log.log(
+        logging.WARNING if index.nbytes >= MIN_FILE_BYTES else logging.INFO,
+        "writing %s of %s to %s: once, the next start maps them; --repack never (repack=) does without",
         gigabytes(index.nbytes),
+        kind.what,
         path,
     )
-    buffer = np.empty(_buffer_bytes(file, index), np.uint8)
+    buffer = np.empty(_buffer_bytes(index), np.uint8)
     with replacing(path, mode=file.path.stat().st_mode & 0o666 | 0o600) as out:
         write_index(out, index)
         start = out.tell()
         for entry in index.entries.values():
-            row_bytes = file.tensors[entry.name].row_bytes
-            for first, last in _pieces(file, entry):
+            row_bytes = _row_bytes(entry)
+            for first, last in _pieces(entry):
                 piece = buffer[: (last - first) * row_bytes]
-                _repack_rows(file, entry, backend, first, last, piece)
+                fill(entry, first, last, piece)
                 out.write(piece.data)
-                on_repack(path, out.tell() - start, index.nbytes)
+                on_write(path, out.tell() - start, index.nbytes)
             pad(out)
-    on_repack(path, index.nbytes, index.nbytes)
+    on_write(path, index.nbytes, index.nbytes)
 
 
 def _demand_room(path: Path, nbytes: int) -> None:
@@ -138,10 +169,13 @@ def _demand_room(path: Path, nbytes: int) -> None:
         )
 
 
-def _pieces(file: GGUFFile, entry: Entry) -> Iterator[tuple[int, int]]:
+def _row_bytes(entry: Entry) -> int:
+    return entry.nbytes // math.prod(entry.shape[:-1])
+
+
+def _pieces(entry: Entry) -> Iterator[tuple[int, int]]:
     """Rows [first, last) of about PIECE_BYTES, in whole panels."""
-    row_bytes = file.tensors[entry.name].row_bytes
-    num_rows, step = entry.nbytes // row_bytes, _piece_rows(row_bytes)
+    num_rows, step = math.prod(entry.shape[:-1]), _piece_rows(_row_bytes(entry))
     for first in range(0, num_rows, step):
         yield first, min(first + step, num_rows)
 
@@ -150,10 +184,9 @@ def _piece_rows(row_bytes: int) -> int:
     return max(PIECE_BYTES // row_bytes // PANEL_ROWS, 1) * PANEL_ROWS
 
 
-def _buffer_bytes(file: GGUFFile, index: Index) -> int:
+def _buffer_bytes(index: Index) -> int:
     """Of the largest piece."""
-    widths = {file.tensors[name].row_bytes for name in index.entries}
-    return max(_piece_rows(row_bytes) * row_bytes for row_bytes in widths)
+    return max(_piece_rows(width) * width for width in map(_row_bytes, index.entries.values()))
 
 
 def _repack_rows(file: GGUFFile, entry: Entry, backend: Backend, first: int, last: int, out: Bytes) -> None:

@@ -55,8 +55,9 @@ class DraftJob:
         return [*self.sequence.token_ids[start:end], *drafted]
 
 
-Choose = Callable[[DraftJob, Floats], None]
-"""Told the (vocab_size,) logits of a job's newest row; appends a token to the job's, or lowers its depth."""
+Choose = Callable[[DraftJob, Floats, Ints | None], None]
+"""Told the logits of a job's newest row, and the ids of their columns unless they are the whole vocabulary's; appends a
+token to the job's, or lowers its depth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +150,14 @@ class HeadPasses:
             )
             for job in jobs
         ]
-        logits = self._pass(head, rows, with_logits=True)
+        logits, ids = self._pass(head, rows, with_logits=True)
         for job, row in zip(jobs, logits, strict=True):
-            choose(job, row)
+            choose(job, row, ids)
 
     def _is_recurring(self, step: int) -> bool:
         return self._spec.is_recurrent and step > 0
 
-    def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> Floats:
+    def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[Floats, Ints | None]:
         """One pass of one head; its rows count as run only when it is complete, for it may be abandoned."""
         backend, group = self._runner.backend, self._groups[head]
         counts = np.array([part.end - part.start for part in rows], dtype=np.int32)
@@ -177,8 +178,8 @@ class HeadPasses:
         for part, first in zip(rows, firsts, strict=True):
             self._keep_outputs(head, part, output.hidden, int(first))
         if output.logits is None:
-            return np.empty((0, self._runner.model.vocab_size), dtype=np.float32)
-        return backend.download(output.logits)
+            return np.empty((0, self._runner.model.vocab_size), dtype=np.float32), None
+        return backend.download(output.logits), output.logit_ids
 
     def _read_inputs(self, head: int, rows: _Rows, hidden: Tensor, first: int) -> None:
         """Fill hidden[first ..] with the row p - 1 of the level that head reads, for each row p."""

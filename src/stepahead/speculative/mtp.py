@@ -10,12 +10,13 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from stepahead.backends.base import Floats, Tensor
+from stepahead.backends.base import Floats, Ints, Tensor
 from stepahead.engine.batch import ScheduledBatch
 from stepahead.engine.replay import FORCED_MARGIN
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
-from stepahead.engine.sampler import Sampled, Sampler, SamplerState
+from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist
 from stepahead.errors import CapacityError, RequestError
+from stepahead.models.draft_vocab import all_ids
 from stepahead.models.model import Chain
 from stepahead.speculative.head_cache import HeadCache
 from stepahead.speculative.head_passes import MAX_ROWS, DraftJob, HeadPasses, HeadRunner
@@ -40,6 +41,7 @@ class MtpProposer:
         """Start from what is known of the prefix that sequence.kv holds: all, some or none of its hidden rows."""
         if sequence.request.speculation.mode != "off":
             self._cache(sequence.kv).truncate(sequence.num_computed_tokens)
+            self._note(sequence.token_ids)
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Set the draft of every sequence. At most one pass a head, unless prompts are to be caught up with."""
@@ -56,8 +58,9 @@ class MtpProposer:
                 states[job], margins[job] = SamplerState.of(sequence), []
                 jobs.append(job)
 
-        def choose(job: DraftJob, logits: Floats) -> None:
-            states[job] = self._choose(job, logits, states[job], margins[job])
+        def choose(job: DraftJob, logits: Floats, ids: Ints | None) -> None:
+            shortlist = None if ids is None else Shortlist(ids, self._runner.model.vocab_size)
+            states[job] = self._choose(job, logits, shortlist, states[job], margins[job])
 
         self._passes.run(jobs, choose)
         for job in jobs:
@@ -66,9 +69,10 @@ class MtpProposer:
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
         """Keep the hidden rows that stand; those of rejected draft tokens are beyond num_computed_tokens."""
-        for rows in batch.rows:
+        for rows, verdict in zip(batch.rows, verdicts, strict=True):
             cache = self._caches.get(rows.sequence.kv.kv_id)
             if cache is not None:
+                self._note(() if verdict is None else verdict.token_ids)
                 cache.observe(rows.start, hidden, rows.first_row, rows.sequence.num_computed_tokens)
 
     def forget(self, kv: SequenceKV) -> None:
@@ -88,11 +92,13 @@ class MtpProposer:
             )
         logits: list[Floats] = []
 
-        def choose(job: DraftJob, row: Floats) -> None:
+        def choose(job: DraftJob, row: Floats, ids: Ints | None) -> None:
+            assert ids is None, "these are compared with other engines': of the whole vocabulary"
             logits.append(row.copy())
             job.token_ids.append(int(row.argmax()))
 
-        self._passes.run([job], choose)
+        with all_ids(self._runner.model):
+            self._passes.run([job], choose)
         if len(logits) < self._spec.num_heads:
             raise CapacityError(
                 "no free KV blocks for the heads' rows: try when fewer requests run, or raise max_num_seqs"
@@ -119,11 +125,17 @@ class MtpProposer:
             self._caches[kv.kv_id] = cache
         return cache
 
-    def _choose(self, job: DraftJob, logits: Floats, state: SamplerState, margins: list[float]) -> SamplerState:
+    def _note(self, token_ids: Seq[int]) -> None:
+        if self._runner.model.draft_vocab is not None:
+            self._runner.model.draft_vocab.note(token_ids)
+
+    def _choose(
+        self, job: DraftJob, logits: Floats, shortlist: Shortlist | None, state: SamplerState, margins: list[float]
+    ) -> SamplerState:
         """Draft one token as the target will choose it, and end the draft where the text would end."""
         position = len(job.sequence.token_ids) + len(job.token_ids)
         try:
-            sampled = self._sampler.sample(logits, state, position)
+            sampled = self._sampler.sample(logits, state, position, shortlist)
         except RequestError:
             job.depth = len(job.token_ids)  # nothing is allowed here; if the text gets here, verify says so
             return state

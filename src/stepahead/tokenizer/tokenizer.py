@@ -83,6 +83,10 @@ class Tokenizer:
         """Source of the file's chat template."""
         return self._vocabulary.chat_template
 
+    def frequent_ids(self, count: int) -> list[int]:
+        """`count` ids that are likely to be the most frequent in any text, those that end it among them."""
+        return self._vocabulary.frequent_ids(count)
+
     def id_of(self, text: str) -> int | None:
         """Id of the token that the file writes as `text` (ordinary tokens in the byte-level alphabet), or None."""
         return self._vocabulary.ids.get(text)

@@ -4,6 +4,7 @@ Owns the `tokenizer.*` keys and the byte-level alphabet. Must not know how text 
 read: it takes the metadata as a plain mapping.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -85,6 +86,29 @@ class Vocabulary:
     def ids_of_types(self, *types: TokenType) -> frozenset[int]:
         """Ids of all tokens of these types."""
         return frozenset(token_id for token_id, kind in enumerate(self.types) if kind in types)
+
+    def frequent_ids(self, count: int) -> list[int]:
+        """`count` ids that are likely to be the most frequent, in no order of note.
+
+        First those that end a text and the special tokens that the chat template writes, then single bytes, then merges
+        by rank: byte-pair encoding merges what is most frequent first. What is left goes by id.
+        """
+        template = self.chat_template or ""
+        special = sorted(self.ids_of_types(TokenType.CONTROL, TokenType.USER_DEFINED))
+        in_order = itertools.chain(
+            sorted(self.end_ids),
+            () if self.bos_id is None else (self.bos_id,),
+            (token_id for token_id in special if self.tokens[token_id] in template),
+            (self.ids[char] for char in BYTE_OF_CHAR if char in self.ids),
+            (self.ids[left + right] for left, right in self.merges if left + right in self.ids),
+            range(len(self.tokens)),
+        )
+        found: dict[int, None] = {}
+        for token_id in in_order:
+            if len(found) >= count:
+                break
+            found[token_id] = None
+        return list(found)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; `token_id` must be in range."""
