@@ -157,7 +157,7 @@ def test_logprobs_come_with_every_token(llm: LLM) -> None:
         (lambda llm: llm.generate("a", SamplingParams(grammar="json")), RequestError, "grammar='json'"),
         (lambda llm: llm.generate("a", SamplingParams(seed=-1)), RequestError, "seed=-1"),
         (lambda llm: llm.generate("a", None, Speculation(mode="fast")), RequestError, "mode='fast'"),
-        (lambda llm: llm.generate("a", None, Speculation(mode="copy")), RequestError, "copy"),
+        (lambda llm: llm.generate("a", None, Speculation(mode="copy", depth=16)), RequestError, "1 to 15"),
         (lambda llm: llm.generate("a", None, Speculation(mode="mtp", depth=4)), RequestError, "depth=4.*1 to 3"),
         (lambda llm: llm.generate("a", None, Speculation(chain="x")), RequestError, "chain='x'"),
         (lambda llm: llm.draft_logits([1]), RequestError, "give 2 tokens"),

@@ -1,4 +1,4 @@
-"""Contract I3 with foreign proposers: one that drafts garbage, one that drafts perfectly, on a real model."""
+"""Contract I3 with proposers that need no heads, on a real model: garbage, perfect drafts, and copies."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
@@ -8,6 +8,7 @@ import pytest
 
 from stepahead import LLM, Completion, SamplingParams, Speculation
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence
+from stepahead.speculative.copy import CopyProposer
 from stepahead.speculative.proposer import NoProposer
 from support.backends import load
 
@@ -57,3 +58,25 @@ def test_text_does_not_depend_on_the_proposer(
             if not wrong:  # perfect: everything drafted is accepted
                 assert out.speculation.num_accepted_tokens == out.speculation.num_draft_tokens > 20
                 assert out.timings.num_steps < 6
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu-avx2"])
+@pytest.mark.parametrize("model", ["f32", "q4_k"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_text_does_not_depend_on_copies(model: str, backend: str, temperature: float, model_path, monkeypatch) -> None:
+    """Three tokens are all the text has, so that it repeats itself, now and then as it did before."""
+    llm = load(model_path(model), backend, monkeypatch)
+    few = {10: 30.0, 11: 30.0, 12: 30.0}
+    params = SamplingParams(
+        max_tokens=60, temperature=temperature, seed=9, ignore_eos=True, logit_bias=few, frequency_penalty=0.5
+    )
+    plain = llm.generate(PROMPTS, params, Speculation(mode="off"))
+    llm._engine.proposer = CopyProposer()
+    for depth in (None, 1, 6):
+        copied = llm.generate(PROMPTS, params, Speculation(mode="copy", depth=depth))
+        assert [out.token_ids for out in copied] == [out.token_ids for out in plain]
+        drafted = sum(out.speculation.num_draft_tokens for out in copied)
+        accepted = sum(out.speculation.num_accepted_tokens for out in copied)
+        assert 0 < accepted < drafted
+        longest = max(len(out.speculation.num_draft_tokens_per_pos) for out in copied)
+        assert longest == (depth or 15)

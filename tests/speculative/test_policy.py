@@ -26,6 +26,10 @@ ONE = DraftSpec(1, (6,), 16, is_recurrent=True, max_depth=8)
         ("mtp", 0, THREE, 0),
         ("mtp", None, ONE, 1),
         ("mtp", 8, ONE, 8),
+        ("copy", None, None, 15),
+        ("copy", None, THREE, 15),
+        ("copy", 15, ONE, 15),
+        ("copy", 0, None, 0),
     ],
 )
 def test_depth(mode: str, depth: int | None, draft: DraftSpec | None, expected: int) -> None:
@@ -43,3 +47,8 @@ def test_beyond_the_limit_is_refused_by_name(mode: str) -> None:
 def test_mtp_needs_heads() -> None:
     with pytest.raises(RequestError, match="needs MTP heads"):
         resolve_depth(Speculation(mode="mtp"), None)
+
+
+def test_copies_have_a_limit_of_their_own() -> None:
+    with pytest.raises(RequestError, match=r"depth=16 .* 1 to 15 .* 0"):
+        resolve_depth(Speculation(mode="copy", depth=16), THREE)

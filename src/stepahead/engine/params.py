@@ -17,7 +17,11 @@ MAX_SEED = 2**64 - 1
 
 
 class Grammar(Protocol):
-    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing."""
+    """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing.
+
+    A grammar may also have a method forced_ids() that returns the ids, possibly none, that must come next one after
+    another: they are drafted without asking the model. One without it works as well.
+    """
 
     def mask(self, logits: npt.NDArray[np.float32]) -> None:
         """Set the (vocab_size,) logits of forbidden tokens to -inf, in place."""
@@ -70,8 +74,9 @@ class SamplingParams:
 class Speculation:
     """Whether and how far to draft. Never changes the text, only the speed.
 
-    mode: "auto" lets the engine decide, "mtp" insists on the MTP heads, "off" decodes plainly. depth is the most
-    draft tokens a step (None: the engine's choice); adaptive False fixes it there. chain: see models.model.Chain.
+    mode: "auto" lets the engine decide, "mtp" insists on the MTP heads, "copy" drafts from prompt and output alone,
+    "off" decodes plainly. depth is the most draft tokens a step (None: the engine's choice); adaptive False fixes it
+    there. chain: see models.model.Chain.
     """
 
     mode: Literal["auto", "off", "mtp", "copy"] = "auto"
@@ -114,8 +119,6 @@ def _check_speculation(speculation: Speculation) -> None:
     """Raise RequestError for an unknown mode or chain, or a depth below 0. The model's own limit is checked later."""
     if speculation.mode not in MODES:
         raise RequestError(f"mode={speculation.mode!r} is unknown: give one of {', '.join(MODES)}")
-    if speculation.mode == "copy":
-        raise RequestError('mode="copy" is not available in this version: give "auto", "mtp" or "off"')
     if speculation.chain not in CHAINS:
         raise RequestError(f"chain={speculation.chain!r} is unknown: give one of {', '.join(CHAINS)}")
     if not isinstance(speculation.adaptive, bool):

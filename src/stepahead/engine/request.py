@@ -52,7 +52,11 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Proposed continuation of a sequence; confidence is the margin between best and second logit as sampled."""
+    """Proposed continuation of a sequence.
+
+    confidence, of each token: from heads the margin between best and second logit as sampled, from a copy the length
+    of the match.
+    """
 
     token_ids: tuple[int, ...] = ()
     confidence: tuple[float, ...] = ()
@@ -125,6 +129,7 @@ class Sequence:
     """A request in progress."""
 
     __slots__ = (
+        "copy_index",
         "draft",
         "finish_reason",
         "grammar",
@@ -158,6 +163,7 @@ class Sequence:
         self.num_passes = 0
         self.logprobs: list[dict[int, float]] = []
         self.token_counts: TokenCounts | None = None  # made by the sampler where a penalty looks back
+        self.copy_index: object | None = None  # made by speculative/copy.py, the only one to read it
 
     @property
     def num_prompt_tokens(self) -> int:

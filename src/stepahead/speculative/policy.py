@@ -9,12 +9,15 @@ from stepahead.errors import RequestError
 from stepahead.models.model import DraftSpec
 
 AUTO_DEPTH = 1
+MAX_COPY = 15  # with the row before it a draft of this length is 16 rows: what the kernels run in one go
 
 
 def resolve_depth(speculation: Speculation, draft: DraftSpec | None) -> int:
     """The most draft tokens a step for one request, 0: none. Raises RequestError for what the model cannot do."""
     if speculation.mode == "off":
         return 0
+    if speculation.mode == "copy":
+        return _copy_depth(speculation.depth)
     if draft is None or draft.num_heads == 0:
         if speculation.mode == "mtp":
             raise RequestError('mode="mtp" needs MTP heads, and this model file has none: give "auto" or "off"')
@@ -28,6 +31,16 @@ def resolve_depth(speculation: Speculation, draft: DraftSpec | None) -> int:
             "or 0 for none"
         )
     return speculation.depth
+
+
+def _copy_depth(depth: int | None) -> int:
+    if depth is None:
+        return MAX_COPY
+    if depth > MAX_COPY:
+        raise RequestError(
+            f"depth={depth} is out of range: copies may have 1 to {MAX_COPY} tokens a step, or 0 for none"
+        )
+    return depth
 
 
 def _heads(num_heads: int) -> str:
