@@ -256,17 +256,3 @@ def test_kv_exhaustion_is_one_error(path: Path) -> None:
         with pytest.raises((CapacityError, RequestError), match="context"):
             llm.generate([1] * 80, FOUR)
         assert len(llm.generate([1] * 60, FOUR).token_ids) == 4
-
-
-def test_costs_are_measured_once_and_anew_when_asked(model_path, tmp_path, monkeypatch):
-    monkeypatch.setenv("STEPAHEAD_CACHE", str(tmp_path))
-    monkeypatch.setattr("stepahead.speculative.cost_file.MIN_SECONDS", 0.0)
-    with LLM(model_path("f32"), threads=1) as llm:
-        first = llm.costs()
-        assert len(first.head_ms) == 3
-        assert llm.costs() == first
-        anew = llm.costs(anew=True)
-        assert anew != first
-        assert llm.costs() == anew
-    with LLM(model_path("f32", "trunk"), threads=1) as llm:
-        assert llm.costs().head_ms == ()

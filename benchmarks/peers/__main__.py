@@ -14,7 +14,7 @@ from typing import Any
 
 import stepahead
 from benchmarks.peers import llama
-from benchmarks.peers.floor import READ_BYTES, ReadBandwidth, Weights
+from benchmarks.peers.floor import Weights
 from benchmarks.peers.measure import Results, measure_loads, measure_rounds
 from benchmarks.peers.models import PRESETS, Shape, make_model, nbytes
 from benchmarks.peers.plan import Plan, make_tasks
@@ -23,6 +23,7 @@ from benchmarks.peers.report import as_object, as_text, doubtful_peers
 from benchmarks.peers.worker import ROOT, Setting, Worker, WorkerError
 from stepahead.backends.cpu.threads import default_threads
 from stepahead.demo import demo_path
+from stepahead.diagnosis.bandwidth import READ_BYTES, ReadBandwidth
 from stepahead.errors import ConfigError, StepaheadError
 from stepahead.gguf import GGUFFile
 from stepahead.machine import cpu_name, system_name

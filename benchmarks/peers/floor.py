@@ -4,22 +4,14 @@ Experts are counted as independent routing chooses them: n rows of top k among E
 average. Activations are not counted. Must not know: engines.
 """
 
-import ctypes
 import math
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import numpy as np
 
 from benchmarks.peers.side import CHUNK
 from stepahead.gguf import GGUFFile
 from stepahead.models.step35_config import Step35Config
 
 KV_ELEMENT_BYTES = 2  # both sides keep keys and values in F16
-READ_BYTES = 512 << 20  # beyond any cache
-READ_PASSES = 3  # the best of them: a floor is what the machine can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,42 +96,6 @@ class Weights:
     def _pass(self, num_rows: int, position: int) -> float:
         kv = sum(layer.nbytes(position) for layer in self.trunk_kv)
         return self.dense + self.experts * self.expert_share(num_rows) + kv
-
-
-class ReadBandwidth:
-    """How fast `threads` threads read memory, each a stretch of its own, with the C library's search for a byte."""
-
-    def __init__(self, threads: int, nbytes: int) -> None:
-        self._memory = np.ones(nbytes // threads * threads, np.uint8)  # written, so that every page is there
-        self._stretch = len(self._memory) // threads
-        self._pool = ThreadPoolExecutor(threads)
-        self._threads = threads
-        self._search = _memchr()
-
-    def measure(self) -> float:
-        """Bytes a second, the best of a few passes."""
-        return max(self._pass() for _ in range(READ_PASSES))
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-    def _pass(self) -> float:
-        start = time.perf_counter()
-        for found in self._pool.map(self._read, range(self._threads)):
-            assert found is None, "there is no such byte"
-        return len(self._memory) / (time.perf_counter() - start)
-
-    def _read(self, number: int) -> int | None:
-        address = self._memory.ctypes.data + number * self._stretch
-        return self._search(address, 0, self._stretch)
-
-
-def _memchr() -> Callable[[int, int, int], int | None]:
-    """Reads every byte and writes none; ctypes lets other threads run meanwhile."""
-    function = ctypes.CDLL(None).memchr
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-    return function
 
 
 def _block_index(name: str) -> int:

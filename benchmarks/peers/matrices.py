@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.ops.weights import random_weights
 from benchmarks.peers import ggml, llama
-from benchmarks.peers.floor import READ_BYTES, ReadBandwidth
 from stepahead import _native
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.backends.cpu.threads import default_threads
+from stepahead.diagnosis.bandwidth import READ_BYTES, ReadBandwidth
 from stepahead.gguf import QuantType
 
 WIDTH = 4096

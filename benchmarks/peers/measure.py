@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.peers.floor import ReadBandwidth
 from benchmarks.peers.plan import Measure, Plan, Task
 from benchmarks.peers.side import Seconds, some_ids
 from benchmarks.peers.worker import Memory, Setting, Worker
+from stepahead.diagnosis.bandwidth import ReadBandwidth
 
 AGREEMENT_TOKENS = 64
 Progress = Callable[[str], None]

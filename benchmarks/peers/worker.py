@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.peers.side import Side
+from stepahead.machine import cpu_seconds_of_others
 
 ROOT = Path(__file__).parents[2]
 QUIT_SECONDS = 10
@@ -76,7 +77,7 @@ class Worker:
     def ask(self, method: str, **arguments: Any) -> tuple[Any, Memory | None]:
         """Call a method of the side: its result, as JSON has it, and the memory it took."""
         assert self._process.stdin is not None
-        before, started = self._cpu_of_others(), time.perf_counter()
+        before, started = cpu_seconds_of_others(self._process.pid) or 0.0, time.perf_counter()
         self._process.send_signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps({"method": method, "arguments": arguments}) + "\n")
@@ -85,7 +86,7 @@ class Worker:
             pass  # it is gone: reading says so
         answer = self._answer()
         self._asked_seconds += time.perf_counter() - started
-        self._others_seconds += max(0.0, self._cpu_of_others() - before)
+        self._others_seconds += max(0.0, (cpu_seconds_of_others(self._process.pid) or 0.0) - before)
         memory = answer["memory"]
         return answer["result"], None if memory is None else Memory(**memory)
 
@@ -93,15 +94,6 @@ class Worker:
     def others(self) -> float:
         """CPUs that other processes used while this one was asked; 0 where the system does not say."""
         return self._others_seconds / self._asked_seconds if self._asked_seconds else 0.0
-
-    def _cpu_of_others(self) -> float:
-        """CPU seconds since the machine started, of all processes but this one."""
-        try:
-            total = Path("/proc/stat").read_text().split("\n", 1)[0]
-            mine = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return 0.0
-        return cpu_of_others(total, mine, os.sysconf("SC_CLK_TCK"))
 
     def close(self, seconds: float = QUIT_SECONDS) -> None:
         """Let it end; kill it if it has not after some seconds."""
@@ -141,13 +133,6 @@ def read_memory(status: str) -> Memory:
     """From the text of /proc/self/status."""
     kib = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith(" kB")}
     return Memory(*(1024 * kib[key] for key in ("VmHWM", "RssAnon", "RssFile")))
-
-
-def cpu_of_others(total: str, mine: str, ticks: int) -> float:
-    """CPU seconds from the first line of /proc/stat, less those of a process, from its own stat."""
-    user, nice, system, _idle, _iowait, *interrupts_and_steal = (int(word) for word in total.split()[1:9])
-    after_name = mine.rsplit(")", 1)[1].split()
-    return (user + nice + system + sum(interrupts_and_steal) - int(after_name[11]) - int(after_name[12])) / ticks
 
 
 def _memory() -> Memory | None:

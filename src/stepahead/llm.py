@@ -38,9 +38,9 @@ from stepahead.repack.repacked import OnRepack
 from stepahead.repack.shortlist import shorten_drafts
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.cost import CostSeed
-from stepahead.speculative.cost_file import CostFile, cost_facts
+from stepahead.speculative.model_costs import ModelCosts
 from stepahead.speculative.mtp import MtpProposer
-from stepahead.speculative.probe import measure
+from stepahead.speculative.probe import SECONDS
 from stepahead.speculative.proposer import NoProposer, Proposer
 from stepahead.tokenizer import ChatTemplate, Tokenizer
 
@@ -120,6 +120,8 @@ class LLM:
             self.config.max_num_seqs,
             self.config.chunk_tokens,
         )
+        files = (self._file,) if self._heads is None else (self._file, self._heads)
+        self._costs = ModelCosts(loaded, self.backend, self.config, files, is_repacked=bool(self.repacked))
         self._sampler = Sampler()
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         proposer: Proposer = self._mtp or NoProposer()
@@ -248,13 +250,15 @@ class LLM:
         """(num_tokens, vocab_size) float32: the trunk's logits after each token, teacher-forced."""
         return np.concatenate(list(self.logits_in_chunks(token_ids)))
 
-    def logits_in_chunks(self, token_ids: Seq[int]) -> Iterator[npt.NDArray[np.float32]]:
-        """As `logits`, chunk_tokens rows at a time: for texts whose logits would not fit into memory."""
+    def logits_in_chunks(
+        self, token_ids: Seq[int], chunk_tokens: int | None = None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """As `logits`, chunk_tokens rows a pass: for texts whose logits would not fit into memory."""
         ids = self._requests.checked_ids(token_ids)
         self._requests.check_length(ids)
         with self._lock:
             self._engine.scheduler.parked.clear()  # teacher forcing reserves nothing: all room is its own
-            for chunk in trunk_logits(self._runner, ids, self.config.chunk_tokens):
+            for chunk in trunk_logits(self._runner, ids, chunk_tokens or self.config.chunk_tokens):
                 yield chunk.copy()
 
     def draft_logits(self, token_ids: Seq[int], chain: Chain = "exact") -> npt.NDArray[np.float32]:
@@ -272,19 +276,13 @@ class LLM:
             self._engine.scheduler.parked.clear()
             return draft_logits(self._runner, self._mtp, ids, chain, self.config.chunk_tokens).copy()
 
-    def costs(self, anew: bool = False) -> CostSeed:
-        """Milliseconds of passes on this machine: kept from an earlier start, else measured now, in about a second.
+    def costs(self, anew: bool = False, seconds: float = SECONDS) -> CostSeed:
+        """Milliseconds of passes on this machine: kept from an earlier start, else measured now, in about `seconds`.
 
         anew: measured now in any case, with more patience, and kept for the next start.
         """
-        companion = () if self._heads is None else self._heads.identity()
-        is_repacked = bool(self.repacked)
-        facts = cost_facts(self._file.identity(), companion, self.backend, self.config.kv_type, is_repacked)
         with self._lock:
-            kept = CostFile.of(facts, self.model.draft.num_heads if self.model.draft is not None else 0)
-            if anew:
-                return kept.measure(lambda: measure(self.model, self.backend, self.config.kv_type, quick_seconds=0.0))
-            return kept.load_or_measure(lambda: measure(self.model, self.backend, self.config.kv_type))
+            return self._costs.get(anew, seconds)
 
     # --- lifetime ---
     @property

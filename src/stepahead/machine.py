@@ -1,5 +1,6 @@
 """What this computer is: facts that a measured figure is nothing without. Must not know: models, backends."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -26,3 +27,20 @@ def system_name() -> str:
 def major_faults() -> int:
     """How often this process has waited for the disk because memory was touched; 0 where nobody counts."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def cpu_seconds_of_others(pid: int) -> float | None:
+    """CPU seconds since the machine started, of all processes but one; None where the system does not say."""
+    try:
+        total = Path("/proc/stat").read_text().split("\n", 1)[0]
+        mine = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return cpu_of_others(total, mine, os.sysconf("SC_CLK_TCK"))
+
+
+def cpu_of_others(total: str, mine: str, ticks: int) -> float:
+    """CPU seconds from the first line of /proc/stat, less those of a process, from its own stat."""
+    user, nice, system, _idle, _iowait, *interrupts_and_steal = (int(word) for word in total.split()[1:9])
+    after_name = mine.rsplit(")", 1)[1].split()
+    return (user + nice + system + sum(interrupts_and_steal) - int(after_name[11]) - int(after_name[12])) / ticks

@@ -10,6 +10,7 @@ from stepahead.models.model import KVSpec
 
 EXPECTED_HEADS = 3  # of the published Step-3.5 and 3.7 models
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # an element
+NOT_READ = ("embeddings", "heads", "experts")  # by every row of the trunk; of the embeddings, one row a token
 PARTS = (
     ("nextn.", "heads"),
     ("token_embd", "embeddings"),
@@ -34,6 +35,7 @@ class ModelInfo:
     num_trunk_layers: int
     num_heads_declared: int  # what the metadata says
     num_heads_found: int  # blocks that have MTP tensors
+    num_head_outputs: int  # heads with an output matrix of their own; the others share the trunk's
     hidden_size: int
     vocab_size: int
     context_length: int
@@ -47,6 +49,13 @@ class ModelInfo:
     @property
     def nbytes(self) -> int:
         return sum(self.bytes_by_part.values())
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Weights that one row of the trunk reads: of routed experts, the share that is used."""
+        experts = self.bytes_by_part.get("experts", 0)
+        rest = sum(count for part, count in self.bytes_by_part.items() if part not in NOT_READ)
+        return rest + (experts * self.num_experts_used / self.num_experts if self.num_experts else 0)
 
     @property
     def heads_verdict(self) -> str:
@@ -80,7 +89,8 @@ def model_info(file: GGUFFile, heads: GGUFFile | None = None) -> ModelInfo:
         arch=arch,
         num_trunk_layers=num_trunk,
         num_heads_declared=declared,
-        num_heads_found=sum(name.endswith(".nextn.eh_proj.weight") for name in source.tensors),
+        num_heads_found=_count(source, ".nextn.eh_proj.weight"),
+        num_head_outputs=_count(source, ".nextn.shared_head_head.weight"),
         hidden_size=file.get_int(f"{arch}.embedding_length", 0),
         vocab_size=vocab,
         context_length=file.get_int(f"{arch}.context_length", 0),
@@ -119,6 +129,10 @@ def _bytes(file: GGUFFile, heads: GGUFFile | None, num_trunk: int) -> tuple[dict
             by_part["heads" if is_head else _part(name)] += info.nbytes
             by_type[info.type.name] += info.nbytes
     return dict(by_part.most_common()), dict(by_type.most_common())
+
+
+def _count(file: GGUFFile, ending: str) -> int:
+    return sum(name.endswith(ending) for name in file.tensors)
 
 
 def _part(name: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.floor import KVLayer, ReadBandwidth, Weights
+from benchmarks.peers.floor import KVLayer, Weights
 from benchmarks.peers.models import Shape, nbytes
+from stepahead.diagnosis.bandwidth import ReadBandwidth
 from stepahead.gguf import GGUFFile
 
 WEIGHTS = Weights(

@@ -11,7 +11,8 @@ from benchmarks.peers.measure import Agreement, Figure, Results, SideMemory, mea
 from benchmarks.peers.plan import Measure, Plan, make_tasks
 from benchmarks.peers.plot import draw
 from benchmarks.peers.report import as_object, as_text, number
-from benchmarks.peers.worker import Memory, Setting, cpu_of_others, read_memory
+from benchmarks.peers.worker import Memory, Setting, read_memory
+from stepahead.machine import cpu_of_others
 
 WEIGHTS = Weights(
     dense=1000, output=200, experts=800, num_experts=8, top_k=2, per_head=(30, 40, 50), trunk_kv=(), head_kv=()

@@ -36,6 +36,7 @@ RANKS = {
     "stepahead.request_builder": 7,
     "stepahead.model_info": 7,
     "stepahead.llm": 8,
+    "stepahead.diagnosis": 8,
     "stepahead.cli": 9,
     "stepahead": 9,
 }

@@ -5,11 +5,9 @@ import os
 
 import pytest
 
-from stepahead.backends.cpu.ops import CpuBackend
-from stepahead.gguf import GGUFFile
 from stepahead.speculative import cost_file
 from stepahead.speculative.cost import CostSeed
-from stepahead.speculative.cost_file import CostFile, cost_facts
+from stepahead.speculative.cost_file import CostFile
 
 SEED = CostSeed((1, 2, 4), (5.0, 6.0, 8.0), (16.0, 30.0, 50.0), 0.05, (0.5, 0.4), 0.1, 0.02)
 OTHER = CostSeed((1, 2, 4), (7.0, 8.0, 9.0), (16.0, 30.0, 50.0), 0.0, (0.5, 0.4), 0.1, 0.02)
@@ -127,20 +125,3 @@ def test_a_folder_that_cannot_be_had_is_no_error(folder, monkeypatch):
     monkeypatch.delenv("STEPAHEAD_CACHE")
     monkeypatch.setattr(cost_file, "user_folder", lambda: None)
     assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
-
-
-def test_facts_tell_files_threads_and_types_apart(model_path):
-    with GGUFFile.open(model_path("f32")) as file, GGUFFile.open(model_path("q8_0")) as another:
-        one = cost_facts(file.identity(), (), CpuBackend(1), "f16", is_repacked=False)
-        others = [
-            cost_facts(another.identity(), (), CpuBackend(1), "f16", is_repacked=False),
-            cost_facts(file.identity(), another.identity(), CpuBackend(1), "f16", is_repacked=False),
-            cost_facts(file.identity(), (), CpuBackend(2), "f16", is_repacked=False),
-            cost_facts(file.identity(), (), CpuBackend(1, "scalar"), "f16", is_repacked=False),
-            cost_facts(file.identity(), (), CpuBackend(1), "f32", is_repacked=False),
-            cost_facts(file.identity(), (), CpuBackend(1), "f16", is_repacked=True),
-        ]
-        again = cost_facts(file.identity(), (), CpuBackend(1), "f16", is_repacked=False)
-    paths = {CostFile.of(facts, 2).path for facts in (one, *others)}
-    assert len(paths) == 7
-    assert CostFile.of(again, 2).path == CostFile.of(one, 2).path

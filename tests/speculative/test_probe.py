@@ -70,7 +70,7 @@ LINE = [10.0 + 2.0 * count for count in ROWS]
 
 def test_a_slow_model_is_measured_within_the_budget_and_the_rest_is_drawn_out(monkeypatch):
     machine = Machine(monkeypatch, lambda one: 100 * cost(one))
-    times = probe._time(machine.run, ORDER, 4.0, 0.015)
+    times = probe._time(machine.run, ORDER, 4.0, is_patient=False)
     assert machine.now < 4.0 + 1.8  # and one pass
     assert Pass("trunk", 8) not in times
     assert np.allclose(probe._seed(times, {}, 2).pass_ms, np.multiply(100, LINE))
@@ -78,29 +78,29 @@ def test_a_slow_model_is_measured_within_the_budget_and_the_rest_is_drawn_out(mo
 
 def test_a_slower_one_gets_what_is_indispensable(monkeypatch):
     machine = Machine(monkeypatch, lambda one: 1e4 * cost(one))
-    times = probe._time(machine.run, ORDER, 1.0, 0.015)
+    times = probe._time(machine.run, ORDER, 1.0, is_patient=False)
     assert machine.ran == [Pass("trunk", 1), Pass("trunk", 2), Pass("head", 1, 0), Pass("trunk", 4)]
     check(probe._seed(times, {}, 2), 2)
 
 
 def test_a_quick_model_is_not_measured_for_long(monkeypatch):
     machine = Machine(monkeypatch, lambda one: cost(one) / 50)
-    probe._time(machine.run, ORDER, 1.0, 0.015)
+    probe._time(machine.run, ORDER, 1.0, is_patient=False)
     assert machine.now < 0.017
     again = Machine(monkeypatch, lambda one: cost(one) / 50)
-    probe._time(again.run, ORDER, 1.0, 0.0)
-    assert again.ran == probe.MAX_ROUNDS * ORDER
+    probe._time(again.run, ORDER, 1.0, is_patient=True)
+    assert again.ran == probe.PATIENT_ROUNDS * ORDER
 
 
 def test_reading_from_the_disk_is_no_cost_of_a_pass(monkeypatch):
     machine = Machine(monkeypatch, cost, cold=500.0)
-    times = probe._time(machine.run, ORDER, 2.0, 0.015)
+    times = probe._time(machine.run, ORDER, 2.0, is_patient=False)
     assert np.allclose(probe._seed(times, {}, 2).pass_ms, LINE)
 
 
 def test_and_a_slow_disk_does_not_hold_it_up_forever(monkeypatch):
     machine = Machine(monkeypatch, cost, cold=5000.0)
-    probe._time(machine.run, ORDER, 1.0, 0.015)
+    probe._time(machine.run, ORDER, 1.0, is_patient=False)
     assert machine.now < 4 * 5.1, "only what is indispensable"
 
 

@@ -10,11 +10,12 @@ import typer
 from stepahead import __version__
 from stepahead.cli.bench import bench
 from stepahead.cli.chat import chat
+from stepahead.cli.doctor import doctor
 from stepahead.cli.inspect import inspect
 from stepahead.cli.perplexity import perplexity
 from stepahead.cli.run import run
 
-COMMANDS = (run, chat, inspect, perplexity, bench)
+COMMANDS = (run, chat, inspect, perplexity, bench, doctor)
 
 
 class OutputClosedError(Exception):

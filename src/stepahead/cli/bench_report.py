@@ -11,18 +11,16 @@ from stepahead.cli.bench_cases import Group
 from stepahead.cli.bench_rounds import AUTO, PLAIN, Row, choice
 from stepahead.cli.console import stdout, visible
 from stepahead.cli.loading import summary
-from stepahead.cli.report import percentages
+from stepahead.cli.report import percentages, table_of
 from stepahead.machine import cpu_name, system_name
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from stepahead import LLM
-    from stepahead.model_info import ModelInfo
 
 HASHED_TOKENS = 64
 SHOWN_POSITIONS = 4  # of acceptance in a table: copies are longer
-NOT_READ_BY_THE_TRUNK = ("embeddings", "heads")  # of the embeddings, one row a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def facts(llm: "LLM", temperature: float, groups: Seq[Group], rounds: int) -> di
         "model": llm.info.name,
         "arch": llm.info.arch,
         "model_bytes": llm.info.nbytes,
-        "bytes_per_token": _bytes_per_token(llm.info),
+        "bytes_per_token": llm.info.bytes_per_token,
         "backend": config.backend,
         "isa": str(llm.backend.describe().get("isa", llm.backend.name)),
         "threads": config.threads,
@@ -108,18 +106,8 @@ def _texts(found: dict[str, Any]) -> str:
     return f"{found['num_prompts']} prompts{length}{forced}"
 
 
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
-    return table
-
-
 def _rows_table(rows: list[Row]) -> "Table":
-    table = _table("depth", "tokens/s", "gain", "tok/step", "accepted", "trunk", "verify", "draft ms", "same")
+    table = table_of("depth", "tokens/s", "gain", "tok/step", "accepted", "trunk", "verify", "draft ms", "same")
     for row in rows:
         table.add_row(
             row.name,
@@ -140,7 +128,7 @@ def _accepted(row: Row) -> str:
 
 def _kinds_table(results: list[Result]) -> "Table":
     """One line a kind: what drafting gains there, and how well its depth was chosen."""
-    table = _table("kind", "plain", "best fixed", "auto", "auto / plain", "auto / best")
+    table = table_of("kind", "plain", "best fixed", "auto", "auto / plain", "auto / best")
     for result in results:
         rows = {row.name: row for row in result.rows}
         plain, chosen = rows[PLAIN], choice(result.rows)
@@ -162,13 +150,6 @@ def _logits_hash(llm: "LLM", prompt: str) -> str:
 
     logits = llm.logits(llm.tokenize(prompt)[:HASHED_TOKENS])
     return hashlib.sha256(np.ascontiguousarray(logits, dtype="<f4").tobytes()).hexdigest()[:16]
-
-
-def _bytes_per_token(info: "ModelInfo") -> float:
-    """Weights that one row of the trunk reads: of routed experts, the share that is used."""
-    experts = info.bytes_by_part.get("experts", 0)
-    rest = sum(count for part, count in info.bytes_by_part.items() if part not in (*NOT_READ_BY_THE_TRUNK, "experts"))
-    return rest + (experts * info.num_experts_used / info.num_experts if info.num_experts else 0)
 
 
 def _bandwidth(found: dict[str, Any], results: list[Result]) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from stepahead import Completion, SpeculationStats
 
 
@@ -35,6 +37,17 @@ def total_stats(parts: Iterable["SpeculationStats"]) -> "SpeculationStats":
             ):
                 counts[source] = counts.get(source, 0) + more
     return total
+
+
+def table_of(*columns: str) -> "Table":
+    """An empty table of figures, the first column a name."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
+    return table
 
 
 def percentages(shares: list[float]) -> str:

@@ -10,16 +10,11 @@ import logging
 import stat
 import time
 from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stepahead import __version__
-from stepahead.backends.base import Backend
 from stepahead.errors import ConfigError
-from stepahead.gguf import FileIdentity
-from stepahead.machine import cpu_name
 from stepahead.repack.folders import is_writable, user_folder
 from stepahead.repack.temporary import replacing
 from stepahead.speculative.cost import CostSeed
@@ -99,23 +94,6 @@ class CostFile:
                 file.write(json.dumps({"format": FORMAT, "facts": self.facts, "cost": asdict(seed)}).encode())
         except OSError as error:
             log.info("%s is not written, costs are measured at each start: %s", self.path, error)
-
-
-def cost_facts(
-    sources: Seq[FileIdentity], heads: Seq[FileIdentity], backend: Backend, kv_type: str, is_repacked: bool
-) -> dict[str, object]:
-    """What costs depend on. heads: of the companion file, if there is one."""
-    return {
-        "version": __version__,
-        "model": [asdict(source) for source in sources],
-        "heads": [asdict(source) for source in heads],
-        "cpu": cpu_name(),
-        "backend": backend.name,
-        "isa": str(backend.describe().get("isa", "")),
-        "threads": backend.threads,
-        "kv_type": kv_type,
-        "is_repacked": is_repacked,
-    }
 
 
 def _path(name: str) -> Path | None:

@@ -24,6 +24,7 @@ SECONDS = 1.0
 QUICK_SECONDS = 0.015
 """A model that is through with its first round by then is measured no longer: it was loaded in less."""
 MAX_ROUNDS = 5
+PATIENT_ROUNDS = 25
 PATIENCE = 3  # times `seconds`, for a model that is still on the disk
 REPEATED_ROWS = 8  # of one token, against as many of different ones: experts are what they differ in
 MIN_RATIO = 1.05  # of their times, from which on the difference is more than the clock's
@@ -52,16 +53,17 @@ class Sample:
 
 
 def measure(
-    model: Model, backend: Backend, kv_type: str, seconds: float = SECONDS, quick_seconds: float = QUICK_SECONDS
+    model: Model, backend: Backend, kv_type: str, seconds: float = SECONDS, is_patient: bool = False
 ) -> CostSeed:
     """What passes of this model cost now, once its weights are in memory.
 
     Takes `seconds` at most, but for the last pass and for 1, 2 and 4 rows and the first head, which are run once
-    whatever they take. What has to be read from the disk before comes on top.
+    whatever they take. What has to be read from the disk before comes on top. is_patient: a quick model is measured
+    as often as a slow one, and both more often.
     """
     order = _order(model)
     bench = _Bench(model, backend, kv_type)
-    times = _time(bench.run, order, seconds, quick_seconds)
+    times = _time(bench.run, order, seconds, is_patient)
     return _seed(times, bench.num_experts, _num_heads(model))
 
 
@@ -85,11 +87,11 @@ def _order(model: Model) -> list[Pass]:
     ]
 
 
-def _time(run: Callable[[Pass], Sample], order: Seq[Pass], seconds: float, quick_seconds: float) -> Times:
+def _time(run: Callable[[Pass], Sample], order: Seq[Pass], seconds: float, is_patient: bool) -> Times:
     """The milliseconds of each pass, in rounds over all of them."""
     limit, spent, times = seconds, 0.0, Times()
     deadline = time.perf_counter() + PATIENCE * seconds
-    for number in range(MAX_ROUNDS):
+    for number in range(PATIENT_ROUNDS if is_patient else MAX_ROUNDS):
         for one in order:
             is_over = spent >= limit or time.perf_counter() >= deadline
             if is_over and (one in times or not _is_indispensable(one)):
@@ -99,8 +101,8 @@ def _time(run: Callable[[Pass], Sample], order: Seq[Pass], seconds: float, quick
                 sample = run(one)  # what it read from the disk is in memory now, if it can be at all
             times.setdefault(one, []).append(sample.ms)
             spent += sample.ms / 1e3
-        if number == 0 and spent < quick_seconds:
-            limit = min(quick_seconds, seconds)
+        if number == 0 and spent < QUICK_SECONDS and not is_patient:
+            limit = min(QUICK_SECONDS, seconds)
     return times
 
 

@@ -19,6 +19,11 @@ TILE_ELEMENTS = 1 << 20
 """Weights decoded at once: 4 MiB of float32, about what a core's caches hold."""
 
 
+def has_kernels(type: QuantType) -> bool:
+    """Whether such weights are multiplied as they are, and not decoded at each use."""
+    return type.id in _native.NATIVE_TYPES
+
+
 class Matrix:
     """(out, in) or (experts, out, in) weights over the bytes of a file, plain or in panels."""
 
@@ -43,11 +48,10 @@ class Matrix:
         self.type = type
         self.layout = layout
         self.data = data.reshape(-1, type.row_bytes(shape[-1]))  # (experts * out, row_bytes)
-        has_kernels = type.id in _native.NATIVE_TYPES
-        if layout == PANELS and not has_kernels:
+        if layout == PANELS and not has_kernels(type):
             raise BackendError(f"{type.name} weights have no kernel for panels")
         flat, is_interleaved = data.reshape(-1), layout == PANELS
-        self.native = _native.Matrix(flat, type.id, shape, is_interleaved) if has_kernels else None
+        self.native = _native.Matrix(flat, type.id, shape, is_interleaved) if has_kernels(type) else None
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,57 @@
+"""What passes of one loaded model cost here: from an earlier start, or measured when somebody first asks.
+
+Owns which facts tell one cost from another. Must not know: what costs are used for.
+"""
+
+from dataclasses import asdict
+
+from stepahead import __version__
+from stepahead.backends.base import Backend
+from stepahead.config import ResolvedConfig
+from stepahead.gguf import GGUFFile
+from stepahead.machine import cpu_name
+from stepahead.models.model import Model
+from stepahead.speculative.cost import CostSeed
+from stepahead.speculative.cost_file import CostFile
+from stepahead.speculative.probe import SECONDS, measure
+
+
+class ModelCosts:
+    """Reads and measures nothing until asked. The caller sees to it that no pass runs meanwhile."""
+
+    def __init__(
+        self, model: Model, backend: Backend, config: ResolvedConfig, files: tuple[GGUFFile, ...], is_repacked: bool
+    ) -> None:
+        """files: the model's, and the companion's if there is one."""
+        self._model = model
+        self._backend = backend
+        self._config = config
+        self._files = files
+        self._is_repacked = is_repacked
+        self._known: CostSeed | None = None
+
+    def get(self, anew: bool = False, seconds: float = SECONDS) -> CostSeed:
+        """anew: measured now in any case, with more patience, and kept for the next start."""
+        if self._known is None or anew:
+            kept = CostFile.of(self.facts(), 0 if self._model.draft is None else self._model.draft.num_heads)
+
+            def run() -> CostSeed:
+                return measure(self._model, self._backend, self._config.kv_type, seconds, is_patient=anew)
+
+            self._known = kept.measure(run) if anew else kept.load_or_measure(run)
+        return self._known
+
+    def facts(self) -> dict[str, object]:
+        """What costs depend on."""
+        return {
+            "version": __version__,
+            "files": [[asdict(source) for source in file.identity()] for file in self._files],
+            "has_heads": self._model.draft is not None,
+            "cpu": cpu_name(),
+            "backend": self._backend.name,
+            "isa": str(self._backend.describe().get("isa", "")),
+            "threads": self._backend.threads,
+            "kv_type": self._config.kv_type,
+            "is_repacked": self._is_repacked,
+            "draft_vocab": self._config.draft_vocab,
+        }
