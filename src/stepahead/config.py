@@ -14,6 +14,7 @@ from stepahead.errors import ConfigError
 
 BACKENDS = ("cpu", "reference")
 DRAFT_VOCABS = ("auto", "full")
+DRAFT_TYPES = ("file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 DEFAULT_CONTEXT_LENGTH = 32768
 MAX_NUM_SEQS = 256
@@ -26,7 +27,7 @@ class EngineConfig:
 
     mtp: "auto" takes the heads of the file, "off" loads none, anything else is the path of a companion file.
     repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
-    draft_vocab: how many frequent ids a draft may be of, "auto" or "full".
+    draft_vocab: how many frequent ids a draft may be of, "auto" or "full". draft_type: of the heads' large matrices.
     """
 
     kv_type: str = "f16"
@@ -38,6 +39,7 @@ class EngineConfig:
     mtp: str | Path = "auto"
     repack: str | Path = "auto"
     draft_vocab: str | int = "auto"
+    draft_type: str = "file"
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
@@ -58,6 +60,7 @@ class EngineConfig:
         if not isinstance(self.repack, str | Path) or not str(self.repack):
             raise ConfigError(f'repack={self.repack!r} is not understood: give "auto", "never" or a folder')
         _draft_vocab(self.draft_vocab)
+        _one_of("draft_type", self.draft_type, DRAFT_TYPES)
 
     def resolve(self, file_context_length: int) -> "ResolvedConfig":
         """Decide what was left open, from the model file and the machine."""
@@ -76,6 +79,7 @@ class EngineConfig:
             mtp=str(self.mtp),
             repack=str(self.repack),
             draft_vocab=self.draft_vocab,
+            draft_type=self.draft_type,
         )
 
 
@@ -92,6 +96,7 @@ class ResolvedConfig:
     mtp: str  # "auto", "off", or a path
     repack: str  # "auto", "never", or a folder
     draft_vocab: str | int  # "auto", "full", or a number
+    draft_type: str  # "file", or the name of a type
 
 
 def _draft_vocab(value: Any) -> None:

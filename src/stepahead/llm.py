@@ -68,6 +68,7 @@ class LLM:
         chunk_tokens: int = 512,
         repack: str | Path = "auto",
         draft_vocab: str | int = "auto",
+        draft_type: str = "file",
         on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one).
@@ -78,7 +79,8 @@ class LLM:
         chunk_tokens: rows a step. repack: where repacked weights of a large model are kept: "auto" beside it, a path in
         that folder, "never" nowhere and none are made; on_repack(file, done, total) hears of one being written.
         draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
-        for all, or a number; it changes the speed, never the text.
+        for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
+        "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
         Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
         file that this version cannot run.
         """
@@ -92,6 +94,7 @@ class LLM:
             mtp=str(mtp),
             repack=str(repack),
             draft_vocab=draft_vocab,
+            draft_type=draft_type,
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
@@ -100,7 +103,7 @@ class LLM:
         self.tokenizer = _load_tokenizer(self._file)
         self.backend = _make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file
-        loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack)
+        loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack, draft_type)
         if self.tokenizer.vocab_size > loaded.vocab_size:
             raise ConfigError(
                 f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"

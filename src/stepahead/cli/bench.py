@@ -88,6 +88,7 @@ def bench(
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
     json_output: o.JsonOption = False,
     plot: o.PlotOption = None,
 ) -> None:
@@ -116,7 +117,8 @@ def bench(
     names = None if depths is None else parse_depths(depths)
     picture = None if plot is None else figure(plot)
     params = SamplingParams(temperature=temperature, seed=seed, ignore_eos=True)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab)) as llm:
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    with open_llm(load) as llm:
         if rates is not None:
             groups = with_rates(llm, groups, params, rates)
         found = facts(llm, temperature, groups, rounds)

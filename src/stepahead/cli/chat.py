@@ -44,6 +44,7 @@ def chat(
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
 ) -> None:
     """Talk to a model that has a chat template. Ctrl-C stops an answer, Ctrl-D leaves.
 
@@ -68,7 +69,8 @@ def chat(
         stop=stop,
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab)) as llm:
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    with open_llm(load) as llm:
         if not llm.info.has_chat_template:
             raise ConfigError(
                 f"{llm.info.path}: has no chat template, so it completes text and does not converse: use stepahead run"

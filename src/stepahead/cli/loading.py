@@ -36,6 +36,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
             max_num_seqs=max_num_seqs,
             repack=options.repack,
             draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
+            draft_type=options.draft_type,
             on_repack=on_repack,
         )
 

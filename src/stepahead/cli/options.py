@@ -63,6 +63,13 @@ DraftVocabOption = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+DraftType = Literal["file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0"]
+DraftTypeOption = Annotated[
+    DraftType,
+    typer.Option(
+        "--draft-type", help="Type of the heads' large matrices, if the file's is larger.", rich_help_panel=MODEL_PANEL
+    ),
+]
 BackendName = Literal["cpu", "reference"]
 BackendOption = Annotated[
     BackendName,
@@ -193,6 +200,7 @@ class LoadOptions:
     backend: BackendName = "cpu"
     repack: str = "auto"
     draft_vocab: str = "auto"
+    draft_type: DraftType = "file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ def run(
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
     json_output: o.JsonOption = False,
     svg: o.SvgOption = None,
 ) -> None:
@@ -75,7 +76,7 @@ def run(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab)
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
     with open_llm(load) as llm:
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
     _conclude(chunks, json_output)

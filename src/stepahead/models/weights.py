@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stepahead.backends.base import PLAIN, Backend, QuantMatrix, Tensor
 from stepahead.errors import ModelFormatError, UnsupportedModelError
-from stepahead.gguf import GGUFFile
+from stepahead.gguf import GGUFFile, QuantType
 
 MAX_NAMES = 6  # of a list of names in an error message
 
@@ -24,9 +24,9 @@ class MatrixSource(Protocol):
 
     def matrix(
         self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]
-    ) -> tuple[npt.NDArray[np.uint8], str]:
-        """The bytes of a tensor, uint8 with row_bytes in the last axis, and their layout; `parts` are the shapes of the
-        matrices that it is cut into, one below the other."""
+    ) -> tuple[npt.NDArray[np.uint8], str, QuantType]:
+        """The bytes of a tensor, uint8 with row_bytes in the last axis, their layout and type; `parts` are the shapes
+        of the matrices that it is cut into, one below the other."""
         ...
 
 
@@ -35,8 +35,8 @@ class FileSource:
 
     def matrix(
         self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]
-    ) -> tuple[npt.NDArray[np.uint8], str]:
-        return file.data(name), PLAIN
+    ) -> tuple[npt.NDArray[np.uint8], str, QuantType]:
+        return file.data(name), PLAIN, file.tensors[name].type
 
 
 FILES = FileSource()
@@ -106,8 +106,8 @@ class Weights:
     def _parts(self, name: str, shape: tuple[int, ...], parts: tuple[tuple[int, ...], ...]) -> tuple[QuantMatrix, ...]:
         if not self._take(name, shape):
             return (None,) * len(parts)  # type: ignore[return-value]
-        data, layout = self._source.matrix(self.file, name, parts)
-        rows, type = data.reshape(-1, data.shape[-1]), self.file.tensors[name].type
+        data, layout, type = self._source.matrix(self.file, name, parts)
+        rows = data.reshape(-1, data.shape[-1])
         heights = [math.prod(part[:-1]) for part in parts]
         ends = itertools.accumulate(heights)
         return tuple(

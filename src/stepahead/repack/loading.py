@@ -8,30 +8,23 @@ import logging
 
 from stepahead.backends.base import PLAIN, Backend
 from stepahead.errors import StepaheadError
-from stepahead.gguf import GGUFFile
+from stepahead.gguf import GGUFFile, QuantType
 from stepahead.gguf.block_quants import Bytes
 from stepahead.models.model import Model
 from stepahead.models.registry import load_model
 from stepahead.models.weights import FILES, FileSource
 from stepahead.repack.cache_file import UnusableError
 from stepahead.repack.folders import NEVER, check_choice
+from stepahead.repack.head_types import head_matrices
 from stepahead.repack.repacked import OnRepack, Repacked, repack
+from stepahead.repack.source import MadeSource, Matrices
 
 log = logging.getLogger("stepahead")
 
+FILE_TYPE = "file"
+
 Layouts = dict[str, str]
 """Of tensors, by name."""
-
-
-class RepackedSource(FileSource):
-    """Matrices from what was repacked, the others from the files."""
-
-    def __init__(self, repacked: dict[GGUFFile, Repacked]) -> None:
-        self._repacked = repacked
-
-    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str]:
-        found = self._repacked[file].matrices.get(name) if file in self._repacked else None
-        return super().matrix(file, name, parts) if found is None else found
 
 
 class Survey(FileSource):
@@ -41,7 +34,7 @@ class Survey(FileSource):
         self._backend = backend
         self.wanted: dict[GGUFFile, Layouts] = {}
 
-    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str]:
+    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
         type = file.tensors[name].type
         layouts = {self._backend.preferred_layout(type, part) for part in parts}
         if len(layouts) == 1 and layouts != {PLAIN}:
@@ -50,9 +43,15 @@ class Survey(FileSource):
 
 
 def load_repacked(
-    file: GGUFFile, backend: Backend, heads: GGUFFile | None, choice: str, on_repack: OnRepack | None = None
+    file: GGUFFile,
+    backend: Backend,
+    heads: GGUFFile | None,
+    choice: str,
+    on_repack: OnRepack | None = None,
+    draft_type: str = FILE_TYPE,
 ) -> tuple[Model, tuple[Repacked, ...]]:
-    """As load_model, and what was repacked, by file. `choice` is "auto", "never" or the folder for cache files.
+    """As load_model, and what was repacked, by file. `choice` is "auto", "never" or the folder for cache files;
+    draft_type the type of the heads' large matrices, "file" for their own.
 
     Raises ConfigError for another choice, and what load_model raises. What cannot be repacked is a warning.
     """
@@ -68,7 +67,20 @@ def load_repacked(
                 source.path,
                 error,
             )
-    return load_model(file, backend, heads, RepackedSource(repacked) if repacked else FILES), tuple(repacked.values())
+    made = {source: found.matrices for source, found in repacked.items()}
+    if heads is not None and draft_type != FILE_TYPE:
+        made[heads] = made.get(heads, {}) | _small_heads(heads, QuantType[draft_type], backend, choice, on_repack)
+    return load_model(file, backend, heads, MadeSource(made) if made else FILES), tuple(repacked.values())
+
+
+def _small_heads(
+    heads: GGUFFile, type: QuantType, backend: Backend, choice: str, on_repack: OnRepack | None
+) -> Matrices:
+    try:
+        return head_matrices(heads, type, backend, None if choice == NEVER else choice, on_repack or _ignore)
+    except (OSError, UnusableError) as error:
+        log.warning("%s: its heads keep the types of the file: %s", heads.path, error)
+        return {}
 
 
 def _survey(file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> dict[GGUFFile, Layouts]:

@@ -17,6 +17,7 @@ from stepahead.gguf import GGUFFile
 from stepahead.gguf.block_quants import Bytes
 from stepahead.repack.cache_file import PAGE, Entry, Index, UnusableError, map_cache, pad, write_index
 from stepahead.repack.folders import AUTO, MIN_FREE_BYTES, SUFFIX, cache_paths, free_bytes, is_writable
+from stepahead.repack.source import Matrices
 from stepahead.repack.temporary import remove_abandoned, replacing
 
 log = logging.getLogger("stepahead")
@@ -51,12 +52,12 @@ class Repacked:
 
     path: Path | None  # None: in memory
     nbytes: int
-    matrices: dict[str, tuple[Bytes, str]]  # name -> bytes, row_bytes in the last axis, and layout
+    matrices: Matrices
 
     @classmethod
     def of(cls, file: GGUFFile, index: Index, data: dict[str, Bytes], path: Path | None) -> "Repacked":
         matrices = {
-            name: (data[name].reshape(-1, file.tensors[name].row_bytes), entry.layout)
+            name: (data[name].reshape(-1, file.tensors[name].row_bytes), entry.layout, file.tensors[name].type)
             for name, entry in index.entries.items()
         }
         return cls(path, sum(entry.nbytes for entry in index.entries.values()), matrices)

@@ -24,9 +24,6 @@ QUICK_ELEMENTS = 4 << 20
 CHUNK_ELEMENTS = 1 << 22
 """Requantised at once: bounds the numbers in memory, of four bytes each, and what numpy needs beside them."""
 
-NAMES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
-"""The types that are made."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
