@@ -101,6 +101,28 @@ def test_insertions_and_deletions_are_survived(inserted, num_deleted) -> None:
     (match,) = feed(sequence, proposer, [FILE[20 + num_deleted]])
     assert match.is_resumed
     assert match.token_ids == tuple(FILE[21 + num_deleted : 36 + num_deleted])
+    *_, match = feed(sequence, proposer, FILE[21 + num_deleted : 28 + num_deleted])
+    assert match == Match(8, tuple(FILE[28 + num_deleted : 43 + num_deleted]), is_resumed=False)
+
+
+def test_of_equal_places_that_of_a_substitution_is_taken() -> None:
+    source = [*FILE[:20], 50, 60, 70, 60, 80, 60, *FILE[20:40]]  # 50 is substituted, and 60 follows
+    proposer, sequence = CopyProposer(), sequence_of(source + MARK)
+    feed(sequence, proposer, [*FILE[:20], 3000])
+    assert feed(sequence, proposer, [60])[0].token_ids[:2] == (70, 60)
+    proposer, sequence = CopyProposer(), sequence_of(source + MARK)
+    feed(sequence, proposer, [*FILE[:20], 3000, 3001, 3002])
+    assert feed(sequence, proposer, [60])[0].token_ids[:2] == (80, 60)
+
+
+def test_a_longer_match_elsewhere_is_preferred() -> None:
+    proposer, sequence = CopyProposer(), sequence_of(FILE + MARK)
+    matches = feed(sequence, proposer, [*FILE[:20], *FILE[200:202], 3000])
+    assert matches[-1] is None
+    proposer, sequence = CopyProposer(), sequence_of([*FILE, *FILE[300:302], FILE[22], 7, 8, 9, *MARK])
+    (*_, match) = feed(sequence, proposer, [*FILE[:20], *FILE[300:302], FILE[22]])
+    assert match.length == 3
+    assert match.token_ids[:3] == (7, 8, 9)
 
 
 def test_a_copy_lost_for_long_is_not_looked_for() -> None:
@@ -108,6 +130,15 @@ def test_a_copy_lost_for_long_is_not_looked_for() -> None:
     feed(sequence, proposer, FILE[:20] + list(range(3000, 3000 + MAX_LOST)))
     assert feed(sequence, proposer, FILE[20:22]) == [None, None]
     assert feed(sequence, proposer, FILE[22:23])[0].token_ids == tuple(FILE[23:38])
+
+
+def test_a_place_that_was_right_for_few_tokens_is_not_looked_for_again() -> None:
+    proposer, sequence = CopyProposer(), sequence_of(FILE + MARK)
+    feed(sequence, proposer, FILE[:20])
+    feed(sequence, proposer, FILE[200:206])  # a match of three, and three that follow
+    assert feed(sequence, proposer, [3000, FILE[207]]) == [None, None]
+    (match,) = feed(sequence, proposer, [FILE[20]])  # where the copy before broke off
+    assert match == Match(1, tuple(FILE[21:36]), is_resumed=True)
 
 
 def renamed(token_ids, old, new):
@@ -137,17 +168,30 @@ def test_a_rename_is_learnt_from_its_first_use(old, new) -> None:
     assert replay(source + MARK, target) > 12  # below 7 where each use is a surprise
 
 
+def spaced(name):
+    """Stretches of ten tokens, `name` after each."""
+    return [token_id for start in range(0, 100, 10) for token_id in [*FILE[start : start + 10], *name]]
+
+
+def test_a_rename_that_changes_is_learnt_anew() -> None:
+    proposer, sequence = CopyProposer(), sequence_of(spaced([7777]) + MARK)
+    feed(sequence, proposer, [*FILE[:10], 8888, 8889, *FILE[10:20], 8888, 9999, *FILE[20:26]])
+    assert proposer.continuation(sequence, 7).token_ids == (*FILE[26:30], 8888, 9999, FILE[30])
+
+
+def test_what_a_prompt_renames_is_not_expected_of_the_output() -> None:
+    edited = spaced([8888])[:50]
+    proposer, sequence = CopyProposer(), sequence_of(spaced([7777]) + MARK + edited + MARK)
+    *_, match = feed(sequence, proposer, [*FILE[50:55]])
+    assert match.token_ids[:7] == (*FILE[55:60], 7777, FILE[60])
+
+
 def test_a_rename_that_no_longer_holds_is_forgotten() -> None:
-    source = []
-    for start in range(0, 400, 20):
-        source += [*FILE[start : start + 20], 7777]
-    proposer, sequence = CopyProposer(), sequence_of(source + MARK)
-    feed(sequence, proposer, [*FILE[:20], 8888, *FILE[20:30]])
-    assert proposer.continuation(sequence, 15).token_ids[10] == 8888
-    feed(sequence, proposer, [*FILE[30:40], 7777])
-    assert proposer.continuation(sequence, 15) == Match(21, tuple(FILE[40:55]), is_resumed=False)
-    feed(sequence, proposer, FILE[40:50])
-    assert proposer.continuation(sequence, 15).token_ids[10] == 7777
+    proposer, sequence = CopyProposer(), sequence_of(spaced([7777]) + MARK)
+    feed(sequence, proposer, [*FILE[:10], 8888, *FILE[10:15]])
+    assert proposer.continuation(sequence, 7).token_ids == (*FILE[15:20], 8888, FILE[20])
+    feed(sequence, proposer, [*FILE[15:20], 7777])
+    assert proposer.continuation(sequence, 12) == Match(11, (*FILE[20:30], 7777, FILE[30]), is_resumed=False)
 
 
 def test_a_long_prompt_is_indexed_in_parts(monkeypatch) -> None:

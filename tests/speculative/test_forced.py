@@ -1,5 +1,6 @@
 """Tokens that a grammar forces, and grammars that cannot be trusted to say."""
 
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -82,6 +83,19 @@ def test_a_grammar_that_fails_forces_nothing_more_and_is_named_once(grammar, cap
     assert ids in ((), (3,))
     assert [record.name for record in caplog.records] == ["stepahead.speculative.forced"]
     assert type(grammar).__qualname__ in caplog.text
+
+
+def test_a_claim_beyond_the_grammars_end_is_cut_there(caplog) -> None:
+    class Boastful(Countdown):
+        def advance(self, token_id):
+            assert not self.is_finished
+            return Boastful(self.left - 1)
+
+        def forced_ids(self):
+            return itertools.repeat(7)
+
+    assert forced_ids(sequence_of(Boastful(3)), 9, VOCAB) == (7, 7, 7)
+    assert not caplog.records
 
 
 class ForcedProposer(NoProposer):

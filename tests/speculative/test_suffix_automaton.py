@@ -70,3 +70,8 @@ def test_an_edited_repetition_is_found_again_at_its_latest_place() -> None:
     for token_id in text:
         automaton.append(token_id)
     assert (automaton.match_length, automaton.match_end) == (100, 301 + 200)
+
+
+def test_a_longer_text_with_many_branches() -> None:
+    rng = random.Random(2)
+    check([rng.randrange(5) for _ in range(400)], latest=False)

@@ -10,7 +10,7 @@ Positions only: this file finds no matches of its own far away (speculative/suff
 from dataclasses import dataclass
 
 MIN_MATCH = 3  # tokens that must agree before a place is taken for a source
-MIN_CONFIRMED = 4  # that must agree after a place was taken before it, and what was replaced there, is beyond doubt
+MIN_CONFIRMED = 4  # that must agree after a place was taken before it, and what was replaced there, is believed
 MAX_REPLACED = 6  # tokens of a change that is remembered
 MAX_LOST = 16  # tokens after which a copy that broke off is no longer looked for
 BEHIND, AHEAD = 8, 16  # how far from where it broke off
@@ -30,7 +30,6 @@ class Break:
 
     position: int
     source: int
-    num_followed: int  # tokens that agreed before
 
 
 class CopySource:
@@ -124,12 +123,11 @@ class CopySource:
     def _lose(self, position: int) -> None:
         """text[position] is not what the source has, and a change that was under way is not what came.
 
-        If the place had yet to be confirmed, it was no source, and the copy that broke off before is looked for again.
+        A place that had yet to be confirmed was no source: the copy that broke off before is still looked for.
         """
-        if self._break is None or self._num_followed >= MIN_CONFIRMED:
-            self._break = Break(position - self._num_replaced, self._position, self._num_followed)
+        if self._num_followed >= MIN_CONFIRMED:
+            self._break = Break(position - self._num_replaced, self._position)
         self.length = 0
-        self._change = None
 
     def _resume(self, num_tokens: int, match_length: int) -> None:
         """Look for the copy that broke off near where it did: the place that agrees longest with the text's end.
@@ -175,6 +173,6 @@ class CopySource:
     def _replacement(self, broken: Break, source_end: int, end: int) -> Replacement | None:
         """What was replaced since the copy broke off, if so little that it may be seen again."""
         num_old, num_new = source_end - broken.source, end - broken.position
-        if not (0 < num_old <= MAX_REPLACED and 0 < num_new <= MAX_REPLACED) or broken.num_followed < MIN_CONFIRMED:
+        if not (0 < num_old <= MAX_REPLACED and 0 < num_new <= MAX_REPLACED):
             return None
         return Replacement(self._text[broken.source : source_end], self._text[broken.position : end])
