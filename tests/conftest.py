@@ -1,6 +1,6 @@
 """Fixtures that every folder of tests shares: random models, written once a session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,14 @@ SHAPES = {
     **{t.name.lower(): quantised(Shape(num_trunk=3), t) for t in QuantType if t.name in ("Q8_0", "Q4_K", "Q6_K")},
 }
 ModelPath = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests measure and repack is no business of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPAHEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

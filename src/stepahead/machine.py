@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 
 try:
@@ -27,6 +28,18 @@ def system_name() -> str:
 def major_faults() -> int:
     """How often this process has waited for the disk because memory was touched; 0 where nobody counts."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+class OtherPrograms:
+    """How many CPUs they use, from the start on."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = cpu_seconds_of_others(os.getpid())
+
+    def cpus(self) -> float:
+        now, passed = cpu_seconds_of_others(os.getpid()), time.perf_counter() - self._started
+        return max(now - self._seconds, 0.0) / passed if now is not None and self._seconds is not None else 0.0
 
 
 def cpu_seconds_of_others(pid: int) -> float | None:

@@ -17,35 +17,20 @@ FACTS = {"model": [{"nbytes": 5}], "cpu": "a CPU"}
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPAHEAD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cost_file, "MIN_SECONDS", 0.0)
     return tmp_path / "cache"
 
 
-def fail():
-    raise AssertionError("measured again")
-
-
-def test_what_was_measured_once_is_found_again():
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
-    assert CostFile.of(FACTS, 2).load_or_measure(fail) == SEED
-
-
-def test_another_measurement_takes_its_place():
-    CostFile.of(FACTS, 2).load_or_measure(lambda: SEED)
-    assert CostFile.of(FACTS, 2).measure(lambda: OTHER) == OTHER
-    assert CostFile.of(FACTS, 2).load_or_measure(fail) == OTHER
+def test_what_was_written_is_found_again():
+    CostFile.of(FACTS, 2).write(SEED)
+    assert CostFile.of(FACTS, 2).read() == SEED
+    CostFile.of(FACTS, 2).write(OTHER)
+    assert CostFile.of(FACTS, 2).read() == OTHER
 
 
 def test_another_model_or_machine_has_costs_of_its_own():
-    CostFile.of(FACTS, 2).load_or_measure(lambda: SEED)
+    CostFile.of(FACTS, 2).write(SEED)
     for facts in ({**FACTS, "cpu": "another"}, {**FACTS, "threads": 3}):
-        assert CostFile.of(facts, 2).load_or_measure(lambda: OTHER) == OTHER
-
-
-def test_what_costs_no_time_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(cost_file, "MIN_SECONDS", 60.0)
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
-    assert not folder.exists()
+        assert CostFile.of(facts, 2).read() is None
 
 
 def damaged(change):
@@ -97,13 +82,14 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", [*DAMAGE, *TEXTS])
-def test_a_file_that_is_wrong_is_measured_anew(name):
+def test_a_file_that_is_wrong_is_not_believed_and_is_replaced(name):
     text = damaged(DAMAGE[name]).encode() if name in DAMAGE else TEXTS[name]
     path = CostFile.of(FACTS, 2).path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text)
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: OTHER) == OTHER
-    assert CostFile.of(FACTS, 2).load_or_measure(fail) == OTHER, "and is replaced"
+    assert CostFile.of(FACTS, 2).read() is None
+    CostFile.of(FACTS, 2).write(OTHER)
+    assert CostFile.of(FACTS, 2).read() == OTHER
 
 
 def test_what_is_no_file_is_left_alone():
@@ -113,15 +99,21 @@ def test_what_is_no_file_is_left_alone():
     assert CostFile.of(FACTS, 2).read() is None
     path.unlink()
     path.mkdir()
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
+    assert CostFile.of(FACTS, 2).read() is None
+    CostFile.of(FACTS, 2).write(SEED)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_a_folder_that_cannot_be_had_is_no_error(folder, monkeypatch):
     folder.write_text("a file")
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
+    try_both()
     monkeypatch.setenv("STEPAHEAD_CACHE", str(folder / "below"))
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
+    try_both()
     monkeypatch.delenv("STEPAHEAD_CACHE")
     monkeypatch.setattr(cost_file, "user_folder", lambda: None)
-    assert CostFile.of(FACTS, 2).load_or_measure(lambda: SEED) == SEED
+    try_both()
+
+
+def try_both():
+    CostFile.of(FACTS, 2).write(SEED)
+    assert CostFile.of(FACTS, 2).read() is None

@@ -3,7 +3,8 @@
 import pytest
 
 from stepahead import LLM
-from stepahead.speculative import cost_file
+from stepahead.machine import OtherPrograms
+from stepahead.speculative import model_costs
 from stepahead.speculative.cost_file import CostFile
 
 
@@ -14,7 +15,9 @@ def path_of(llm):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPAHEAD_CACHE", str(tmp_path))
-    monkeypatch.setattr(cost_file, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(model_costs, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(OtherPrograms, "cpus", lambda _: 0.0)
+    return tmp_path
 
 
 def test_costs_are_measured_once_and_anew_when_asked(model_path):
@@ -61,3 +64,21 @@ def test_a_companion_and_an_instruction_set_count_too(model_path, monkeypatch):
     with LLM(model_path("f32", "trunk"), mtp=model_path("f32", "heads"), threads=1) as llm:
         paths.append(path_of(llm))
     assert len(set(paths)) == 3
+
+
+def test_what_costs_no_time_is_not_kept(model_path, folder, monkeypatch):
+    monkeypatch.setattr(model_costs, "MIN_SECONDS", 60.0)
+    with LLM(model_path("f32"), threads=1) as llm:
+        llm.costs()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_was_measured_on_a_busy_machine_is_not_kept(model_path, folder, monkeypatch):
+    monkeypatch.setattr(model_costs, "default_threads", lambda: 4)
+    monkeypatch.setattr(OtherPrograms, "cpus", lambda _: 3.6)
+    with LLM(model_path("f32"), threads=1) as llm:
+        llm.costs()
+        assert list(folder.iterdir()) == []
+        monkeypatch.setattr(OtherPrograms, "cpus", lambda _: 3.4)
+        llm.costs(anew=True)
+        assert list(folder.iterdir()) != []

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stepahead.diagnosis.machine_report import MachineReport, OtherPrograms, report_machine
+from stepahead.diagnosis.machine_report import MachineReport, report_machine
 from stepahead.diagnosis.text_report import TextBench, TextReport
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.llm import LLM
+from stepahead.machine import OtherPrograms
 from stepahead.model_info import ModelInfo
 from stepahead.speculative.cost import CostSeed
 from stepahead.texts import KINDS, Text, load

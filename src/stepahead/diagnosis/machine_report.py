@@ -1,13 +1,11 @@
 """The machine as a pass sees it: CPU, instruction set, threads, memory, and what others take of it."""
 
-import os
-import time
 from dataclasses import dataclass
 
 from stepahead.backends.base import Backend
 from stepahead.backends.cpu.threads import default_threads
 from stepahead.diagnosis.bandwidth import read_bandwidth
-from stepahead.machine import cpu_name, cpu_seconds_of_others, system_name
+from stepahead.machine import OtherPrograms, cpu_name, system_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +19,6 @@ class MachineReport:
     cores: int  # that this process may use
     bytes_per_second: float  # read from memory by these threads
     cpus_of_others: float  # used by other programs meanwhile; 0 where the system does not say
-
-
-class OtherPrograms:
-    """How many CPUs they use, from the start on."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._seconds = cpu_seconds_of_others(os.getpid())
-
-    def cpus(self) -> float:
-        now, passed = cpu_seconds_of_others(os.getpid()), time.perf_counter() - self._started
-        return max(now - self._seconds, 0.0) / passed if now is not None and self._seconds is not None else 0.0
 
 
 def report_machine(backend: Backend, others: OtherPrograms) -> MachineReport:

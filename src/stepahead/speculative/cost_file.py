@@ -8,8 +8,7 @@ import itertools
 import json
 import logging
 import stat
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,8 @@ FORMAT = 1
 MAX_BYTES = 1 << 16
 MAX_VALUES = 64  # of a list in a file
 MAX_VALUE = 1e9
-MIN_SECONDS = 0.1
-"""What was measured in less is measured again: no file is worth it."""
-
 Facts = Mapping[str, object]
 """Whatever another cost would come with: the file is named after them, and believed only if it repeats them."""
-Measure = Callable[[], CostSeed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +43,6 @@ class CostFile:
         raw = json.dumps(facts, sort_keys=True)
         digest = hashlib.sha256(raw.encode()).hexdigest()
         return cls(_path(f"{digest[:24]}.json"), json.loads(raw), num_heads)
-
-    def load_or_measure(self, measure: Measure) -> CostSeed:
-        """The kept cost, or a new one, which is then kept if it took its time."""
-        found = self.read()
-        return self.measure(measure) if found is None else found
-
-    def measure(self, measure: Measure) -> CostSeed:
-        """A new cost, kept if it took its time: in place of the one before, if there is one."""
-        started = time.perf_counter()
-        seed = measure()
-        if time.perf_counter() - started >= MIN_SECONDS:
-            self.write(seed)
-        return seed
 
     def read(self) -> CostSeed | None:
         """None if there is none, or nothing to be believed."""

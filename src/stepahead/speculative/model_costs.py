@@ -3,17 +3,28 @@
 Owns which facts tell one cost from another. Must not know: what costs are used for.
 """
 
+import logging
+import time
 from dataclasses import asdict
 
 from stepahead import __version__
 from stepahead.backends.base import Backend
+from stepahead.backends.cpu.threads import default_threads
 from stepahead.config import ResolvedConfig
 from stepahead.gguf import GGUFFile
-from stepahead.machine import cpu_name
+from stepahead.machine import OtherPrograms, cpu_name
 from stepahead.models.model import Model
 from stepahead.speculative.cost import CostSeed
 from stepahead.speculative.cost_file import CostFile
 from stepahead.speculative.probe import SECONDS, measure
+
+log = logging.getLogger("stepahead")
+
+MIN_SECONDS = 0.1
+"""What was measured in less is measured again: no file is worth it."""
+
+MAX_EXCESS = 0.5
+"""CPUs wanted beyond those that there are: with more, a cost tells of other programs, and is not for later starts."""
 
 
 class ModelCosts:
@@ -31,14 +42,11 @@ class ModelCosts:
         self._known: CostSeed | None = None
 
     def get(self, anew: bool = False, seconds: float = SECONDS) -> CostSeed:
-        """anew: measured now in any case, with more patience, and kept for the next start."""
+        """anew: measured now in any case, with more patience. Kept for the next start, unless the machine is busy."""
         if self._known is None or anew:
             kept = CostFile.of(self.facts(), 0 if self._model.draft is None else self._model.draft.num_heads)
-
-            def run() -> CostSeed:
-                return measure(self._model, self._backend, self._config.kv_type, seconds, is_patient=anew)
-
-            self._known = kept.measure(run) if anew else kept.load_or_measure(run)
+            found = None if anew else kept.read()
+            self._known = found or self._measure(kept, seconds, is_patient=anew)
         return self._known
 
     def facts(self) -> dict[str, object]:
@@ -55,3 +63,14 @@ class ModelCosts:
             "is_repacked": self._is_repacked,
             "draft_vocab": self._config.draft_vocab,
         }
+
+    def _measure(self, kept: CostFile, seconds: float, is_patient: bool) -> CostSeed:
+        others, started = OtherPrograms(), time.perf_counter()
+        seed = measure(self._model, self._backend, self._config.kv_type, seconds, is_patient)
+        if time.perf_counter() - started < MIN_SECONDS:
+            return seed
+        if self._backend.threads + others.cpus() > default_threads() + MAX_EXCESS:
+            log.info("what passes cost is not kept: other programs used %.1f CPUs", others.cpus())
+        else:
+            kept.write(seed)
+        return seed
