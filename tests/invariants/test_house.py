@@ -35,6 +35,7 @@ RANKS = {
     "stepahead.job": 7,
     "stepahead.request_builder": 7,
     "stepahead.model_info": 7,
+    "stepahead.trace_file": 7,
     "stepahead.llm": 8,
     "stepahead.diagnosis": 8,
     "stepahead.cli": 9,

@@ -22,6 +22,7 @@ from stepahead.cli.bench_rounds import Row, measure
 from stepahead.cli.console import Bar
 from stepahead.cli.loading import open_llm
 from stepahead.cli.plotting import figure
+from stepahead.cli.tracing import traced
 from stepahead.errors import BackendError, ConfigError
 from stepahead.texts import KINDS
 
@@ -81,6 +82,7 @@ def bench(
     temperature: o.TemperatureOption = 0.0,
     seed: o.SeedOption = 0,
     chain: o.ChainOption = "exact",
+    trace: o.TraceOption = None,
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
@@ -118,7 +120,7 @@ def bench(
     picture = None if plot is None else figure(plot)
     params = SamplingParams(temperature=temperature, seed=seed, ignore_eos=True)
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
-    with open_llm(load) as llm:
+    with open_llm(load) as llm, traced(llm, trace):
         if rates is not None:
             groups = with_rates(llm, groups, params, rates)
         found = facts(llm, temperature, groups, rounds)

@@ -10,7 +10,7 @@ from stepahead import __version__
 from stepahead.cli.bench_cases import Group
 from stepahead.cli.bench_rounds import AUTO, PLAIN, Row, choice
 from stepahead.cli.console import stdout, visible
-from stepahead.cli.loading import summary
+from stepahead.cli.loading import isa, summary
 from stepahead.cli.report import percentages, table_of
 from stepahead.machine import cpu_name, system_name
 
@@ -44,7 +44,7 @@ def facts(llm: "LLM", temperature: float, groups: Seq[Group], rounds: int) -> di
         "model_bytes": llm.info.nbytes,
         "bytes_per_token": llm.info.bytes_per_token,
         "backend": config.backend,
-        "isa": str(llm.backend.describe().get("isa", llm.backend.name)),
+        "isa": isa(llm),
         "threads": config.threads,
         "repacked": [repacked.describe() for repacked in llm.repacked],
         "kv_type": config.kv_type,

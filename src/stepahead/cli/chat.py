@@ -11,6 +11,7 @@ from stepahead.cli import options as o
 from stepahead.cli.chat_session import ChatSession
 from stepahead.cli.console import one_line, stderr
 from stepahead.cli.loading import introduce, open_llm
+from stepahead.cli.tracing import traced
 from stepahead.errors import ConfigError, RequestError
 
 HELP = """/reset          forget the conversation
@@ -37,6 +38,7 @@ def chat(
     depth: o.DepthOption = None,
     max_depth: o.MaxDepthOption = None,
     chain: o.ChainOption = "exact",
+    trace: o.TraceOption = None,
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
@@ -78,7 +80,8 @@ def chat(
         introduce(llm)
         if model is None:
             _say("the demo model completes Python and is no assistant: give a MODEL for answers")
-        converse(ChatSession(llm, params, drafting, system), line_reader(), is_lenient=sys.stdin.isatty())
+        with traced(llm, trace):
+            converse(ChatSession(llm, params, drafting, system), line_reader(), is_lenient=sys.stdin.isatty())
 
 
 def line_reader() -> Callable[[], str | None]:

@@ -52,6 +52,11 @@ def summary(llm: "LLM") -> str:
     )
 
 
+def isa(llm: "LLM") -> str:
+    """The instruction set that runs, which a figure is nothing without."""
+    return str(llm.backend.describe().get("isa", llm.backend.name))
+
+
 def introduce(llm: "LLM") -> None:
     """Print the summary on stderr, in terminals."""
     console = stderr()

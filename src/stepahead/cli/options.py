@@ -183,6 +183,15 @@ ChainOption = Annotated[
         rich_help_panel=DRAFTING_PANEL,
     ),
 ]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Write a line for each step into this file; `stepahead trace` shows it.",
+        rich_help_panel=DRAFTING_PANEL,
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead.", rich_help_panel=OUTPUT_PANEL)
 ]

@@ -12,6 +12,7 @@ from stepahead.cli.loading import introduce, open_llm
 from stepahead.cli.prompt import read_prompt
 from stepahead.cli.report import completion_object, stats_lines
 from stepahead.cli.token_printer import TokenPrinter
+from stepahead.cli.tracing import traced
 
 if TYPE_CHECKING:
     from stepahead import LLM, SamplingParams, Speculation, StreamChunk
@@ -40,6 +41,7 @@ def run(
     depth: o.DepthOption = None,
     max_depth: o.MaxDepthOption = None,
     chain: o.ChainOption = "exact",
+    trace: o.TraceOption = None,
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
@@ -77,13 +79,13 @@ def run(
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
-    with open_llm(load) as llm:
+    with open_llm(load) as llm, traced(llm, trace):
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
-    _conclude(chunks, json_output)
-    if svg is not None:
-        from stepahead.cli.svg import write_svg
+        _conclude(chunks, json_output)
+        if svg is not None:
+            from stepahead.cli.svg import write_svg
 
-        write_svg(svg, context.obj, text, chunks)
+            write_svg(svg, context.obj, text, chunks)
 
 
 def _generate(
