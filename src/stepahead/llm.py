@@ -32,7 +32,7 @@ from stepahead.errors import ConfigError, ModelFormatError, RequestError, Unsupp
 from stepahead.gguf import GGUFFile
 from stepahead.job import Job
 from stepahead.model_info import ModelInfo, model_info
-from stepahead.models.model import Chain
+from stepahead.models.model import Chain, Model
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
 from stepahead.repack.shortlist import shorten_drafts
@@ -104,10 +104,7 @@ class LLM:
         self.backend = _make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file
         loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack, draft_type)
-        if self.tokenizer.vocab_size > loaded.vocab_size:
-            raise ConfigError(
-                f"{model}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {loaded.vocab_size}"
-            )
+        _check_vocabulary(model, self.tokenizer, loaded)
         shorten_drafts(
             loaded, self.backend, self.tokenizer.frequent_ids, draft_vocab, str(repack), on_repack or _ignore
         )
@@ -123,8 +120,7 @@ class LLM:
             self.config.max_num_seqs,
             self.config.chunk_tokens,
         )
-        files = (self._file,) if self._heads is None else (self._file, self._heads)
-        self._costs = ModelCosts(loaded, self.backend, self.config, files, is_repacked=bool(self.repacked))
+        self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler()
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         proposer: Proposer = self._mtp or NoProposer()
@@ -378,6 +374,11 @@ class LLM:
 
 def _ignore(*_: object) -> None:
     pass
+
+
+def _check_vocabulary(path: str | Path, tokenizer: Tokenizer, model: Model) -> None:
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}")
 
 
 def _make_backend(config: EngineConfig) -> Backend:

@@ -41,6 +41,7 @@ OTHERS = {
     "keys": {"kv_type": "f32"},
     "backend": {"backend": "reference"},
     "shortlist": {"draft_vocab": 64},
+    "heads' type": {"draft_type": "Q8_0"},
 }
 
 

@@ -35,6 +35,7 @@ def doctor(
     backend: o.BackendOption = "cpu",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
     json_output: o.JsonOption = False,
 ) -> None:
     """Say what drafting gains with this model on this machine, what auto will do, and what could be better.
@@ -50,7 +51,8 @@ def doctor(
     """
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ConfigError(f"--seconds {seconds:g} is out of range: give {MIN_SECONDS:g} to {MAX_SECONDS:g}")
-    with open_llm(o.LoadOptions(model, mtp, kv_type, threads, None, backend, repack, draft_vocab)) as llm:
+    load = o.LoadOptions(model, mtp, kv_type, threads, None, backend, repack, draft_vocab, draft_type)
+    with open_llm(load) as llm:
         from stepahead.diagnosis.advice import advise, auto_plan
         from stepahead.diagnosis.diagnosis import diagnose
 

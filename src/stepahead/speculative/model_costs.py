@@ -31,13 +31,18 @@ class ModelCosts:
     """Reads and measures nothing until asked. The caller sees to it that no pass runs meanwhile."""
 
     def __init__(
-        self, model: Model, backend: Backend, config: ResolvedConfig, files: tuple[GGUFFile, ...], is_repacked: bool
+        self,
+        model: Model,
+        backend: Backend,
+        config: ResolvedConfig,
+        file: GGUFFile,
+        companion: GGUFFile | None,
+        is_repacked: bool,
     ) -> None:
-        """files: the model's, and the companion's if there is one."""
         self._model = model
         self._backend = backend
         self._config = config
-        self._files = files
+        self._files = (file,) if companion is None else (file, companion)
         self._is_repacked = is_repacked
         self._known: CostSeed | None = None
 
@@ -62,6 +67,7 @@ class ModelCosts:
             "kv_type": self._config.kv_type,
             "is_repacked": self._is_repacked,
             "draft_vocab": self._config.draft_vocab,
+            "draft_type": self._config.draft_type,
         }
 
     def _measure(self, kept: CostFile, seconds: float, is_patient: bool) -> CostSeed:
