@@ -140,7 +140,7 @@ def on_rows(op: str, b: CpuBackend, rows: int) -> Case:
     q, gate = b.upload(normal(rows, HEADS * HEAD_DIM)), b.upload(normal(rows, HEADS))
     logits, wide = b.upload(normal(rows, 288)), b.upload(normal(rows, 128896))
     weight, head_weight = b.load_vector(normal(1, HIDDEN, 2)[0]), b.load_vector(normal(1, HEAD_DIM, 2)[0])
-    positions = np.arange(rows, dtype=np.int32)
+    positions, ids = np.arange(rows, dtype=np.int32), np.arange(128896)
     rope = Rope(HEAD_DIM, 1e4)
     table = b.rope_table(rope, positions)
     row, head = HIDDEN * 4 * rows, HEADS * HEAD_DIM * 4 * rows
@@ -161,6 +161,7 @@ def on_rows(op: str, b: CpuBackend, rows: int) -> Case:
         "head_gate": (lambda: b.head_gate(q, gate), 2 * head),
         "swiglu": (lambda: b.swiglu(x, y, 0.0), 3 * row),
         "moe_route": (lambda: b.moe_route(logits, None, TOP_K, True, 3.0).weights(), 288 * 4 * rows),
+        "token_words": (lambda: b.token_words(1, rows, ids), 128896 * 4),
     }
     return simple(*runs[op])
 
@@ -170,7 +171,7 @@ WITH_PANELS = {"linear_in_panels": linear_in_panels, "repack": repack}
 WITH_KV_TYPES = {"attention": attention, "kv_write": kv_write}
 ON_ROWS = [
     *("rms_norm", "add", "concat", "gather_rows", "scatter_rows", "argmax"),
-    *("rope_table", "qk_norm_rope", "head_gate", "swiglu", "moe_route"),
+    *("rope_table", "qk_norm_rope", "head_gate", "swiglu", "moe_route", "token_words"),
 ]
 OPS = [*WITH_TYPES, *WITH_PANELS, *WITH_KV_TYPES, *ON_ROWS]
 

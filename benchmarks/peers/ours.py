@@ -29,7 +29,7 @@ class OurSide:
         )
         llm = self._llm
         self._runner = ModelRunner.create(llm.model, llm.backend, llm.config.kv_type, context_length, 1, CHUNK)
-        self._sampler = Sampler()
+        self._sampler = Sampler(llm.backend.token_words)
         self.vocab_size = llm.model.vocab_size
 
     def first_token(self) -> int:

@@ -3,6 +3,7 @@
 #include "ops/activation.h"
 #include "ops/linear.h"
 #include "ops/norm_rope.h"
+#include "ops/philox.h"
 #include "ops/select.h"
 
 namespace stepahead {
@@ -261,6 +262,16 @@ NewBuffer py_moe_ffn(Context& context, const Buffer& x, const Routing& routing, 
   return out;
 }
 
+// --- choice ---
+
+nb::ndarray<nb::numpy, uint32_t> py_token_words(const Context&, uint64_t seed, uint64_t position,
+                                                const Array1<int64_t>& ids) {
+  uint32_t* words = new uint32_t[ids.size() + 1];
+  nb::capsule owner(words, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
+  token_words(seed, position, ids.data(), ids.size(), words);
+  return nb::ndarray<nb::numpy, uint32_t>(words, {ids.size()}, owner);
+}
+
 }  // namespace
 
 void bind_ops(nb::class_<Context>& context) {
@@ -287,7 +298,8 @@ void bind_ops(nb::class_<Context>& context) {
       .def("swiglu", &py_swiglu, arg("gate"), arg("up"), arg("limit"))
       .def("moe_route", &py_moe_route, arg("logits"), arg("bias").none(), arg("top_k"), arg("normalize"), arg("scale"))
       .def("routed_experts", &py_routed_experts)
-      .def("moe_ffn", &py_moe_ffn, arg("x"), arg("routing"), arg("gate"), arg("up"), arg("down"), arg("limit"));
+      .def("moe_ffn", &py_moe_ffn, arg("x"), arg("routing"), arg("gate"), arg("up"), arg("down"), arg("limit"))
+      .def("token_words", &py_token_words, arg("seed"), arg("position"), arg("token_ids").noconvert());
 }
 
 }  // namespace stepahead

@@ -121,7 +121,7 @@ class LLM:
             self.config.chunk_tokens,
         )
         self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
-        self._sampler = Sampler()
+        self._sampler = Sampler(self.backend.token_words)
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         proposer: Proposer = self._mtp or NoProposer()
         self._engine = Engine(self._runner, self._make_scheduler(proposer), proposer, self._sampler)

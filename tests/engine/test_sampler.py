@@ -1,4 +1,4 @@
-"""The sampler: published random numbers, each filter by its definition, and the distribution that comes out."""
+"""The sampler: each filter by its definition, every shortcut against none, and the distribution that comes out."""
 
 import math
 from dataclasses import replace
@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stepahead.engine import philox
+from stepahead.backends.reference.philox import token_words
+from stepahead.engine import sampler
+from stepahead.engine.gumbel import gumbel_noise
 from stepahead.engine.params import SamplingParams, Speculation
-from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise, philox4x32, token_words
 from stepahead.engine.request import Request, Sequence, SequenceKV
 from stepahead.engine.sampler import Sampler, SamplerState, Shortlist, check_bias
 from stepahead.engine.token_counts import TokenCounts
@@ -60,50 +61,6 @@ class Only:
         return self.length == 0
 
 
-# --- Philox ---
-@pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [
-        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
-    ],
-)
-def test_philox_gives_the_published_numbers(counter: str, key: str, expected: str) -> None:
-    # Random123's kat_vectors, "philox4x32 10".
-    words = [np.array([int(word, 16)], np.uint64) for word in counter.split()]
-    k0, k1 = (int(word, 16) for word in key.split())
-    assert " ".join(f"{int(word[0]):08x}" for word in philox4x32(tuple(words), (k0, k1))) == expected
-
-
-def test_words_are_those_of_the_documented_counter() -> None:
-    seed, position, token_id = 0x0123456789ABCDEF, (3 << 32) + 77, 128_895
-    counter = tuple(np.array([word], np.uint64) for word in (token_id // 4, 77, 3, 0))
-    expected = philox4x32(counter, (0x89ABCDEF, 0x01234567))[token_id % 4][0]
-    assert token_words(seed, position, np.array([token_id]))[0] == expected
-
-
-def test_noise_depends_on_the_token_not_on_who_stands_beside_it() -> None:
-    everyone = gumbel_noise(5, 9, np.arange(1003))
-    some = np.array([0, 3, 4, 500, 501, 1002])
-    assert (gumbel_noise(5, 9, some) == everyone[some]).all()
-    assert len(np.unique(everyone)) > 1000
-    assert not np.array_equal(everyone, gumbel_noise(5, 10, np.arange(1003)))
-    assert not np.array_equal(everyone, gumbel_noise(6, 9, np.arange(1003)))
-
-
-@pytest.mark.parametrize(("word", "expected"), [(0, GUMBEL_MIN), (0xFFFFFFFF, GUMBEL_MAX)])
-def test_noise_is_finite_at_both_ends(monkeypatch: pytest.MonkeyPatch, word: int, expected: float) -> None:
-    monkeypatch.setattr(philox, "token_words", lambda *_: np.array([word], np.uint64))
-    assert gumbel_noise(0, 0, np.array([0]))[0] == pytest.approx(expected, rel=1e-12)
-
-
-def test_noise_is_standard_gumbel() -> None:
-    noise = gumbel_noise(3, 0, np.arange(200_000))
-    assert noise.mean() == pytest.approx(0.5772, abs=0.01)
-    assert noise.var() == pytest.approx(math.pi**2 / 6, abs=0.03)
-
-
 # --- choice ---
 def test_greedy_takes_the_best_and_the_lowest_id_among_equals() -> None:
     sampled = SAMPLER.sample(logits_of(1, 3, 3, 2), state_of(), 0)
@@ -129,7 +86,7 @@ def test_sampling_is_the_argmax_of_all_perturbed_logits(params: dict, size: int,
         logits = (rng.normal(size=size) * spread).astype(np.float32)
         scaled = (logits.astype(np.float64) - logits.max()) / 0.7
         kept = naive_filter(scaled, **params)
-        perturbed = np.where(kept, scaled + gumbel_noise(9, position, np.arange(size)), -np.inf)
+        perturbed = np.where(kept, scaled + gumbel_noise(token_words(9, position, np.arange(size))), -np.inf)
         second, best = np.sort(perturbed)[-2:]
         sampled = SAMPLER.sample(logits, state_of(seed=9, temperature=0.7, **params), position)
         assert (sampled.token_id, sampled.margin) == (perturbed.argmax(), best - second)
@@ -150,6 +107,72 @@ def naive_filter(scaled, top_k=0, top_p=1.0, min_p=0.0) -> np.ndarray:
     kept = np.zeros(len(scaled), bool)
     kept[[token_id for token_id in order if weights[token_id] >= min_p]] = True
     return kept
+
+
+def plain_sample(logits: np.ndarray, state: SamplerState, position: int) -> tuple[int, float]:
+    """Without a shortcut, and with the arithmetic of the first version: everything scaled, sorted and perturbed."""
+    params = state.params
+    with np.errstate(over="ignore"):
+        scaled = (logits.astype(np.float64) - float(logits.max())) / params.temperature
+    order = np.argsort(-scaled, kind="stable")
+    kept = np.sort(order[: params.top_k] if params.top_k else order)
+    if params.top_p < 1.0:
+        weights = np.exp(scaled[kept])
+        likeliest = np.argsort(-weights, kind="stable")
+        count = np.searchsorted(np.cumsum(weights[likeliest]), params.top_p * weights.sum()) + 1
+        kept = np.sort(kept[likeliest[:count]])
+    if params.min_p > 0.0:
+        kept = kept[scaled[kept] >= math.log(params.min_p)]
+    sums = scaled[kept] + gumbel_noise(token_words(state.seed, position, kept))
+    second = np.sort(sums)[-2] if len(kept) > 1 else -math.inf
+    return int(kept[sums.argmax()]), float(sums.max() - second)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"top_p": 0.95},
+        {"top_p": 0.999999},
+        {"min_p": 0.05},
+        {"min_p": 1e-9},
+        {"top_k": 20, "top_p": 0.95},
+        {"top_k": 1},
+        {"top_k": 3000},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("temperature", [1e-320, 1e-3, 0.6, 0.8, 1.0, 1.5, 100.0])
+def test_no_shortcut_changes_a_token_or_a_margin(params: dict, temperature: float) -> None:
+    rng = np.random.default_rng(round(1e4 * temperature))
+    state = state_of(seed=2**63 + 5, temperature=temperature, **params)
+    for size, spread in [(2, 1.0), (7, 3.0), (2048, 3.0), (9_999, 2.0), (10_000, 0.3), (40_000, 2.5)]:
+        normal = rng.normal(size=size).astype(np.float32) * np.float32(spread)
+        peaked, tied, masked = normal.copy(), np.round(normal), normal.copy()
+        peaked[rng.integers(size)] += 14
+        masked[rng.random(size) < 0.99] = -np.inf
+        masked[:1] = 0.0
+        for position, logits in enumerate((normal, peaked, tied, masked)):
+            sampled = SAMPLER.sample(logits, state, position)
+            assert (sampled.token_id, sampled.margin) == plain_sample(logits, state, position), (size, position)
+
+
+@pytest.mark.parametrize("favourite", [0.0, 0.5, 30.0])
+@pytest.mark.parametrize("gap", [0.0, 4.0])
+def test_outsiders_win_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch, favourite: float, gap: float) -> None:
+    # Few favourites against many others, close behind or far, that the word of their noise must lift above them.
+    monkeypatch.setattr(sampler, "_MANY_CONTENDERS", 2)
+    monkeypatch.setattr(sampler, "_FAVOURITE", favourite)
+    rng, state = np.random.default_rng(1), state_of(temperature=1.0)
+    num_outsiders = 0
+    for position in range(300):
+        logits = -gap - rng.random(500, np.float32)
+        logits[[30, 200]] = 0.0
+        sampled = SAMPLER.sample(logits, state, position)
+        assert (sampled.token_id, sampled.margin) == plain_sample(logits, state, position)
+        num_outsiders += sampled.token_id not in (30, 200)
+    assert 200 < num_outsiders < 300  # of 300: at a gap of 4 they have 85 % of the weight
 
 
 def test_logits_stay_as_they_are() -> None:

@@ -245,6 +245,13 @@ class Backend(Protocol):
         """Sum over a row's experts, in ascending id, of weight * down(swiglu(gate(x), up(x)))."""
         ...
 
+    # --- choice ---
+    def token_words(
+        self, seed: int, position: int, token_ids: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """A random 32-bit word for each of `token_ids`, on the host; see backends/reference/philox.py."""
+        ...
+
     def routed_experts(self) -> tuple[int, ...]:
         """How many experts' weights the rows since begin_step make it read: entry j counts the distinct (layer, expert)
         pairs of rows 0 to j, a layer being a call of moe_route. For the first MAX_COUNTED_ROWS; () without a routing.

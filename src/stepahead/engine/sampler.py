@@ -1,7 +1,7 @@
 """Logits to token: penalties, bias, grammar, temperature, top-k, top-p, min-p, and seeded noise.
 
 One scheme for draft and target, greedy and random: the token is argmax(processed logits / T + Gumbel noise), with
-noise keyed by seed, absolute position and token id (engine/philox.py). A draft token that equals the target's own
+noise keyed by seed, absolute position and token id (`token_words`). A draft token that equals the target's own
 sample is accepted, so the text never depends on the drafter; and because draft and target share the noise, they
 agree about as often as two samplers can (Daliri et al., "Coupling without Communication and Drafter-Invariant
 Speculative Decoding", 2024). Every row is processed alone: the other rows of a batch cannot change a bit.
@@ -10,30 +10,37 @@ This file knows nothing about models, batches or text; a state is passed in, not
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from stepahead.backends.base import Floats, Ints
+from stepahead.backends.reference.philox import token_words
+from stepahead.engine.gumbel import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise, least_word
 from stepahead.engine.params import Grammar, SamplingParams
-from stepahead.engine.philox import GUMBEL_MAX, GUMBEL_MIN, gumbel_noise
 from stepahead.engine.request import Sequence
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import BackendError, RequestError
 
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
+Words = npt.NDArray[np.unsignedinteger[Any]]
+TokenWords = Callable[[int, int, Ids], Words]
+"""Backend.token_words: random words by seed, position and token ids."""
 
-# An id whose logit lies further than this below another's can never overtake it; 1e-6 covers the rounding.
+_LEAST = float(np.finfo(np.float32).min)
+
+# An id whose scaled logit lies further than this below another's can never overtake it; 1e-6 covers the rounding.
 _NOISE_REACH = GUMBEL_MAX - GUMBEL_MIN + 1e-6
-# A nucleus is looked for among this many tokens before the whole vocabulary is sorted (0.2 ms against 10 ms).
-_NUCLEUS_GUESS = 1024
-# The largest of many are looked for among those that lie no further than this below the best, before among all.
-_LIKELY = 10.0
-# From this many contenders on, the noise of the likely ones is drawn first: it tells most of the others that they lost.
-_MANY_CONTENDERS = 4096
+# A nucleus is looked for among those whose scaled logits lie this close to the best: sorting is what it costs.
+_NUCLEUS_RINGS = (2.0, 4.0, 6.0, 8.0, 10.0, 13.0, math.inf)
+# From this many contenders on, the noise of those no further than _FAVOURITE below the second is drawn first: it tells
+# nearly all the others that they lost.
+_MANY_CONTENDERS = 10_000
+_FAVOURITE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +109,52 @@ class Shortlist:
 class _Noise:
     """The noise of one position. It goes by token id, so that a draft from a shortlist has the target's."""
 
+    token_words: TokenWords
     seed: int
     position: int
     shortlist: Shortlist | None
 
-    def of(self, columns: Ids) -> Weights:
-        if self.shortlist is None:
-            return gumbel_noise(self.seed, self.position, columns)
-        ids = self.shortlist.ids[columns].astype(np.int64)
-        order = np.argsort(ids)
-        noise = np.empty(len(ids))
-        noise[order] = gumbel_noise(self.seed, self.position, ids[order])
-        return noise
+    def words(self, columns: Ids) -> Words:
+        ids = columns if self.shortlist is None else self.shortlist.ids[columns].astype(np.int64)
+        return self.token_words(self.seed, self.position, ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Logits:
+    """Processed logits on their way to a choice. Scaled ones are taken of those columns alone that matter."""
+
+    values: Floats
+    top: float  # the largest value
+    temperature: float
+    noise: _Noise
+
+    def scaled(self, ids: Ids | None = None) -> Weights:
+        """(values - top) / temperature at `ids`, None: everywhere. The largest is 0."""
+        scaled: Weights = (self.values if ids is None else self.values[ids]).astype(np.float64)
+        scaled -= self.top
+        with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, as it should
+            scaled /= self.temperature
+        return scaled
+
+    def near(self, distance: float, ids: Ids | None = None) -> Ids:
+        """Of `ids`, None: all, those whose scaled logit is no more than `distance` below 0; and some a bit further."""
+        depth = distance * self.temperature
+        floor = max(self.top - depth - 1e-6 * (abs(self.top) + depth), _LEAST)
+        return np.flatnonzero(self.values >= floor) if ids is None else ids[self.values[ids] >= floor]
+
+    def perturbed(self, ids: Ids) -> Weights:
+        """Scaled logits plus noise at the ascending `ids`."""
+        sums = self.scaled(ids)
+        sums += gumbel_noise(self.noise.words(ids))
+        return sums
 
 
 class Sampler:
     """Chooses tokens; stateless, so one serves every sequence, draft and target alike."""
+
+    def __init__(self, token_words: TokenWords = token_words) -> None:
+        """token_words: where the words of the noise come from; every backend has the same ones."""
+        self._token_words = token_words
 
     def sample(self, logits: Floats, state: SamplerState, position: int, shortlist: Shortlist | None = None) -> Sampled:
         """The token at absolute index `position` from its (vocab_size,) logits, which stay as they are.
@@ -133,16 +170,17 @@ class Sampler:
         if not math.isfinite(top):
             _refuse(logits, position)
         temperature = state.params.temperature
-        if temperature == 0.0 or margin == math.inf:
+        if temperature == 0.0:
             return Sampled(_token_id(best, shortlist), margin)
-        with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, as it should
-            scaled = (processed.astype(np.float64) - top) / temperature
-        kept = _contenders(scaled, _filtered(scaled, state.params))
-        noise = _Noise(state.seed, position, shortlist)
-        if len(kept) >= _MANY_CONTENDERS:
-            kept = _still_in(scaled, kept, noise)
-        winner, margin = _top_two(scaled[kept] + noise.of(kept))
-        return Sampled(_token_id(int(kept[winner]), shortlist), margin)
+        lead = margin / temperature
+        if lead == math.inf:
+            return Sampled(_token_id(best, shortlist), lead)
+        values = _Logits(processed, top, temperature, _Noise(self._token_words, state.seed, position, shortlist))
+        contenders = _contenders(values, _filtered(values, state.params), lead)
+        if len(contenders) == 1:
+            return Sampled(_token_id(int(contenders[0]), shortlist), math.inf)
+        winner, margin = _top_two(values.perturbed(contenders))
+        return Sampled(_token_id(int(contenders[winner]), shortlist), margin)
 
     def logprobs(self, logits: Floats, token_id: int, num_best: int) -> dict[int, float]:
         """Log-probabilities, of the unprocessed logits, of the `num_best` likeliest tokens and of `token_id`."""
@@ -201,72 +239,70 @@ def _penalize(logits: Floats, state: SamplerState, counts: TokenCounts) -> None:
     logits[ids] = values
 
 
-def _filtered(scaled: Weights, params: SamplingParams) -> Ids | None:
-    """Ids that top-k, top-p and min-p keep, ascending; None: all. The largest of `scaled` is 0."""
+def _contenders(values: _Logits, kept: Ids | None, lead: float) -> Ids:
+    """Of the kept ids, None: all, those that may come first or second; ascending, never empty.
+
+    lead: of the best scaled logit over the second, which is kept if any but the best is.
+    """
+    if (len(values.values) if kept is None else len(kept)) < _MANY_CONTENDERS:
+        return values.near(lead + _NOISE_REACH, kept)
+    # What the second of the favourites reaches, an outsider must exceed; only the word of its noise is looked at.
+    favourites = values.near(lead + _FAVOURITE, kept)
+    sums = values.perturbed(favourites)
+    second = float(np.partition(sums, -2)[-2])
+    others = values.near(GUMBEL_MAX - second + 1e-6, kept)
+    outsiders = others[values.noise.words(others) >= least_word(second + lead + _FAVOURITE)]
+    found: Ids = np.union1d(outsiders, favourites[sums >= second])
+    return found
+
+
+def _filtered(values: _Logits, params: SamplingParams) -> Ids | None:
+    """Ids that top-k, top-p and min-p keep, ascending; None: all."""
     kept: Ids | None = None
-    if 0 < params.top_k < len(scaled):
-        kept = np.sort(_largest(scaled, params.top_k, -_LIKELY))
+    if 0 < params.top_k < len(values.values):
+        kept = _top_k(values, params.top_k)
     if params.top_p < 1.0:
-        kept = _nucleus(scaled, np.arange(len(scaled)) if kept is None else kept, params.top_p)
-    if params.min_p > 0.0:
-        is_kept = scaled >= math.log(params.min_p)  # p >= min_p * p_max
-        kept = np.flatnonzero(is_kept) if kept is None else kept[is_kept[kept]]
+        kept = _nucleus(values.scaled(kept), kept, params.top_p)
+    if params.min_p > 0.0:  # p >= min_p * p_max
+        least = math.log(params.min_p)
+        kept = values.near(-least) if kept is None else kept
+        kept = kept[values.scaled(kept) >= least]
     return kept
 
 
-def _nucleus(scaled: Weights, ids: Ids, top_p: float) -> Ids:
-    """The fewest of the ascending `ids`, likeliest first, that hold `top_p` of their probability; ascending."""
-    weights = np.exp(scaled[ids])
+def _top_k(values: _Logits, count: int) -> Ids:
+    cut = float(np.partition(values.values, -count)[-count])
+    among = values.near((values.top - cut) / values.temperature)
+    return np.sort(among[_largest(values.scaled(among), count)])
+
+
+def _nucleus(scaled: Weights, ids: Ids | None, top_p: float) -> Ids:
+    """The fewest of the ascending `ids` (None: all), likeliest first, that hold `top_p` of their probability; they are
+    ascending again. scaled: their logits, the largest 0."""
+    weights = np.exp(scaled)
     target = top_p * weights.sum()
-    likely = np.flatnonzero(weights >= math.exp(-_LIKELY))
-    order = _sorted(weights, likely) if len(likely) <= _NUCLEUS_GUESS else _largest(weights, _NUCLEUS_GUESS)
-    cumulative = np.cumsum(weights[order])
-    if cumulative[-1] < target:
-        order = _largest(weights, len(ids))
+    for distance in _NUCLEUS_RINGS:
+        likely = np.flatnonzero(weights >= math.exp(-distance))
+        if weights[likely].sum() < target and distance < math.inf:
+            continue
+        order = _sorted(weights, likely)
         cumulative = np.cumsum(weights[order])
+        if cumulative[-1] >= target:
+            break
     num_kept = int(np.searchsorted(cumulative, target)) + 1
-    return np.sort(ids[order[:num_kept]])
+    kept = np.sort(order[:num_kept])
+    return kept if ids is None else ids[kept]
 
 
-def _contenders(scaled: Weights, kept: Ids | None) -> Ids:
-    """Of the kept ids those that noise can lift to the first or second place; ascending, never empty."""
-    ids = np.arange(len(scaled)) if kept is None else kept
-    values = scaled if kept is None else scaled[kept]
-    if len(values) < 2:
-        return ids
-    best, margin = _top_two(values)
-    second = values[best] - margin if margin < math.inf else -math.inf
-    contenders: Ids = ids[values >= second - _NOISE_REACH]
-    return contenders
-
-
-def _still_in(scaled: Weights, kept: Ids, noise: _Noise) -> Ids:
-    """Of many contenders those that the largest noise would lift above the second of the likely ones' true sums."""
-    values = scaled[kept]
-    likely = kept[values >= -_LIKELY]
-    if len(likely) < 2:
-        return kept
-    second = float(np.partition(scaled[likely] + noise.of(likely), -2)[-2])
-    still_in: Ids = kept[values >= second - GUMBEL_MAX - 1e-6]
-    return still_in
-
-
-def _largest(values: Weights, count: int, likely: float = math.inf) -> Ids:
-    """Indices of the `count` largest, largest first, the lowest index first among equals.
-
-    If `count` values are at least `likely`, no other is looked at twice.
-    """
+def _largest(values: Weights, count: int) -> Ids:
+    """Indices of the `count` largest, largest first, the lowest index first among equals."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
     if count >= len(values):
         return _sorted(values, np.arange(len(values)))
-    among = np.flatnonzero(values >= likely)
-    is_enough = len(among) >= count
-    found = values[among] if is_enough else values
-    cut = np.partition(found, len(found) - count)[len(found) - count]
-    above, level = np.flatnonzero(found > cut), np.flatnonzero(found == cut)
-    chosen = np.sort(np.concatenate([above, level[: count - len(above)]]))
-    return _sorted(values, among[chosen] if is_enough else chosen)
+    cut = np.partition(values, -count)[-count]
+    above, level = np.flatnonzero(values > cut), np.flatnonzero(values == cut)
+    return _sorted(values, np.sort(np.concatenate([above, level[: count - len(above)]])))
 
 
 def _sorted(values: Weights, chosen: Ids) -> Ids:
@@ -277,8 +313,11 @@ def _sorted(values: Weights, chosen: Ids) -> Ids:
 def _top_two(values: Floats | Weights) -> tuple[int, float]:
     """Index of the largest, the lowest among equals, and its lead over the second. A NaN counts as the largest."""
     best = int(values.argmax())
-    second = max(float(values[:best].max(initial=-math.inf)), float(values[best + 1 :].max(initial=-math.inf)))
-    return best, float(values[best]) - second
+    return best, float(values[best]) - max(_highest(values[:best]), _highest(values[best + 1 :]))
+
+
+def _highest(values: Floats | Weights) -> float:
+    return float(values[values.argmax()]) if len(values) else -math.inf  # `max` takes four times as long as `argmax`
 
 
 def _refuse(logits: Floats, position: int) -> NoReturn:

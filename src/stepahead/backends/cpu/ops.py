@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stepahead import _native
 from stepahead.backends.base import KV_TYPES, PLAIN, AttentionRows, Floats, Handle, Ints, Rope
@@ -200,6 +201,9 @@ class CpuBackend:
         if gate.native is not None and up.native is not None and down.native is not None:
             return self._context.moe_ffn(x, routing, gate.native, up.native, down.native, limit)
         return self._moe_ffn_by_expert(x, routing, gate, up, down, limit)
+
+    def token_words(self, seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        return self._context.token_words(seed, position, token_ids)
 
     def routed_experts(self) -> tuple[int, ...]:
         return self._context.routed_experts()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, MAX_COUNTED_ROWS, PLAIN, AttentionRows, Floats, Ints, Rope
 from stepahead.backends.reference.activations import round_trip
+from stepahead.backends.reference.philox import Words, token_words
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType, dequantize
 
@@ -256,6 +257,9 @@ class ReferenceBackend:
                 u = self._contract(x[row : row + 1], up.values()[expert], up.type)
                 out[row] += weight * self._contract(self.swiglu(g, u, limit), down.values()[expert], down.type)[0]
         return out
+
+    def token_words(self, seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:
+        return token_words(seed, position, token_ids)
 
     def routed_experts(self) -> tuple[int, ...]:
         num_rows = max(map(len, self._routed), default=0)

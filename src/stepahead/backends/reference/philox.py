@@ -1,11 +1,9 @@
-"""Position-keyed noise: Philox4x32-10 and the Gumbel noise drawn from it (Salmon et al., "Parallel Random Numbers:
-As Easy as 1, 2, 3", SC 2011).
+"""Position-keyed random words: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011).
 
-A draw is a pure function of (seed, position, token id), so it does not matter who asks for it, draft or target, in
+A word is a pure function of (seed, position, token id), so it does not matter who asks for it, draft or target, in
 which order, or beside which other request. This file knows nothing about logits, requests or sequences.
 """
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -19,10 +17,6 @@ _MULTIPLIERS = np.array(((0xD2511F53,), (0xCD9E8D57,)), np.uint64)
 _WEYL = np.array(((0x9E3779B9,), (0xBB67AE85,)), np.uint64)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
-
-# u = ((word >> 9) + 0.5) * 2^-23 lies in [2^-24, 1 - 2^-24], and the noise -log(-log(u)) between these two.
-GUMBEL_MIN = -math.log(24.0 * math.log(2.0))
-GUMBEL_MAX = -math.log(-math.log1p(-(2.0**-24)))
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
@@ -48,7 +42,7 @@ def _round_keys(k0: int, k1: int) -> Words:
 
 
 def token_words(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:
-    """One 32-bit word for each of the ascending `token_ids`, (n,).
+    """One 32-bit word for each of `token_ids`, (n,). Ids of one block that lie side by side share its rounds.
 
     Key: the seed's low and high word. Counter: (token id / 4, position low, position high, 0); the token takes word
     token id % 4, so a full vocabulary costs a quarter of the blocks.
@@ -62,19 +56,5 @@ def token_words(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> W
     high = np.full_like(unique, position >> 32)
     words = philox4x32((unique, low, high, np.zeros_like(unique)), (seed & 0xFFFFFFFF, seed >> 32))
     in_order = np.stack(words, axis=1).reshape(-1)
-    if len(in_order) == len(token_ids):
-        return in_order  # every token of every block
     chosen: Words = in_order[4 * np.cumsum(is_first) - 4 + (token_ids & 3)]
     return chosen
-
-
-def gumbel_noise(seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Standard Gumbel noise for each of the ascending `token_ids`, in [GUMBEL_MIN, GUMBEL_MAX].
-
-    float64 throughout: in float32 the largest u rounds to 1, whose noise is infinite, and a token picked by nothing
-    but that comes up once in a few hundred draws over a full vocabulary.
-    """
-    words = token_words(seed, position, token_ids)
-    uniform = ((words >> np.uint64(9)).astype(np.float64) + 0.5) * 2.0**-23
-    noise: npt.NDArray[np.float64] = -np.log(-np.log(uniform))
-    return noise
