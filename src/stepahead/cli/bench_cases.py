@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stepahead.cli.bench_rounds import AUTO, COPY, PLAIN, Case, Setting
 from stepahead.cli.options import Chain
 from stepahead.cli.prompt import read_prompt, read_text
-from stepahead.errors import ConfigError, RequestError
+from stepahead.errors import ConfigError
 from stepahead.texts import KINDS, load
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ def make_settings(llm: "LLM", names: Seq[str] | None, chain: Chain, with_copies:
     if names is None:
         draft = llm.model.draft
         depths = range(1, draft.num_heads + 1) if draft is not None else ()
-        copies = [COPY] if with_copies and _can_copy() else []
-        names = [*map(str, depths), *copies]
+        names = [*map(str, depths), *([COPY] if with_copies else [])]
         names = [*names, AUTO] if names else []
     return [_setting(name, chain) for name in (PLAIN, *names)]
 
@@ -151,13 +150,3 @@ def _setting(name: str, chain: Chain) -> Setting:
     if name == AUTO:
         return Setting(name, Speculation("auto", chain=chain))
     return Setting(name, Speculation("mtp", int(name), adaptive=False, chain=chain))
-
-
-def _can_copy() -> bool:
-    from stepahead import Speculation
-
-    try:
-        Speculation("copy")
-    except RequestError:
-        return False
-    return True
