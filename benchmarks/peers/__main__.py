@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import stepahead
-from benchmarks.peers import llama
+from benchmarks.peers import forced, llama
 from benchmarks.peers.floor import Weights
 from benchmarks.peers.measure import Results, measure_loads, measure_rounds
 from benchmarks.peers.models import PRESETS, Shape, make_model, nbytes
@@ -22,6 +22,7 @@ from benchmarks.peers.plot import draw
 from benchmarks.peers.report import as_object, as_text, doubtful_peers
 from benchmarks.peers.worker import ROOT, Setting, Worker, WorkerError
 from stepahead.backends.cpu.threads import default_threads
+from stepahead.cli.bench_cases import parse_rates
 from stepahead.demo import demo_path
 from stepahead.diagnosis.bandwidth import READ_BYTES, ReadBandwidth
 from stepahead.errors import ConfigError, StepaheadError
@@ -33,6 +34,7 @@ OURS = "stepahead"
 REPACK = {"on": (True,), "off": (False,), "both": (True, False)}
 SPARE_MEMORY = 1 << 30
 READ_CHUNK = 16 << 20
+DECODED, FORCED_DECODED = 32, 200  # tokens; at a forced acceptance a sample's share needs more of them
 
 DESCRIPTION = """\
 Measure stepahead beside llama.cpp: the same file, the same threads, in turns.
@@ -51,6 +53,7 @@ examples:
   python -m benchmarks.peers --model mid288 --repack off       # too large for a second, repacked copy
   python -m benchmarks.peers --model demo --only 'decode' 'cycle-*'
   python -m benchmarks.peers --model model.gguf --alone        # without llama.cpp: ours and the floor
+  python -m benchmarks.peers --model mid --synth-rates .8,.6,.45      # whole decodes at this acceptance
 
 models: small (52 MB), mid (6.8 GB: Step's layer shapes, 16 layers of 24 experts), mid288 (10.5 GB: 4 layers of 288
 experts), demo (the embedded one), or the path of a Step-3.5 GGUF file. They are written once and kept in --folder.
@@ -80,10 +83,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=default_threads(), help="of both sides; default: the cores")
     parser.add_argument("--rounds", type=int, default=5, help="that count; one more warms up; default: 5")
     parser.add_argument("--prefix", type=int, default=256, help="tokens before what is timed; default: 256")
-    parser.add_argument("--tokens", type=int, default=32, help="of a decode; default: 32")
+    parser.add_argument("--tokens", type=int, help="of a decode; default: 32; with --synth-rates 200")
     parser.add_argument("--prompts", type=int, nargs="*", default=[512, 4096], help="lengths; default: 512 4096")
     parser.add_argument("--seconds", type=float, default=0.5, help="a sample of passes or cycles; default: 0.5")
     parser.add_argument("--only", nargs="+", default=["*"], help="keys: load decode prompt-N verify-N cycle-N-kept-N")
+    parser.add_argument(
+        "--synth-rates",
+        metavar="RATES",
+        help="decode with acceptance forced to such as .8,.6,.45, beside llama.cpp's server, instead of all else",
+    )
     parser.add_argument("--repack", choices=REPACK, default="both", help="llama.cpp's repacked weights; default: both")
     parser.add_argument("--alone", action="store_true", help="without llama.cpp")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every sample there")
@@ -97,6 +105,9 @@ def _cache_folder() -> Path:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.tokens is None:
+        options.tokens = DECODED if options.synth_rates is None else FORCED_DECODED
+    rates = None if options.synth_rates is None else parse_rates(options.synth_rates)
     _check(options)
     load_average = os.getloadavg()[0]  # before anything of ours runs
     shape = _shape(options)
@@ -111,6 +122,9 @@ def _run(options: argparse.Namespace) -> None:
     for shard in file.shards:
         _read_once(shard)
     Worker(settings[0]).close()  # ours: its first start may write repacked weights, and is not measured
+    if rates is not None:
+        _run_forced(options, settings, plan, facts, rates)
+        return
     with ExitStack() as stack:
         bandwidth = ReadBandwidth(options.threads, READ_BYTES)
         stack.callback(bandwidth.close)
@@ -124,6 +138,20 @@ def _run(options: argparse.Namespace) -> None:
     doubtful = doubtful_peers(results)
     if doubtful:
         raise WorkerError(f"{', '.join(doubtful)}: not the answers of {OURS}; the figures compare two different things")
+
+
+def _run_forced(
+    options: argparse.Namespace, settings: list[Setting], plan: Plan, facts: dict[str, Any], rates: tuple[float, ...]
+) -> None:
+    if plan.num_heads == 0:
+        raise ConfigError("--synth-rates forces what MTP heads draft, and this model has none: give one with heads")
+    found = forced.contenders(settings, plan.num_heads, rates)
+    speeds = forced.measure_forced(found, plan.vocab_size, plan.prefix, plan.num_tokens, rates, options.rounds, _say)
+    _say("")
+    if options.json is not None:
+        report = forced.as_object(facts, rates, plan.num_tokens, speeds)
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(forced.as_text(facts, rates, plan.num_tokens, speeds) + "\n")
 
 
 def _measure(
@@ -152,6 +180,8 @@ def _check(options: argparse.Namespace) -> None:
     reason = None if options.alone else llama.why_missing()
     if reason is not None:
         raise ConfigError(f"{reason}; or give --alone to measure without llama.cpp")
+    if options.synth_rates is not None and options.plot is not None:
+        raise ConfigError("--plot draws what --synth-rates leaves out: give --json, or one of them")
     for out in (options.json, options.plot):
         if out is not None and not out.parent.is_dir():
             raise ConfigError(f"{out}: no such folder {out.parent}; create it first")

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 import stepahead
-from benchmarks.peers.side import CHUNK, Answer, Clock, repeat
+from benchmarks.peers.side import CHUNK, Answer, Clock, Forced, repeat
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import NO_DRAFT, Draft, Request, Sequence, Verdict
@@ -31,6 +31,7 @@ class OurSide:
         self._runner = ModelRunner.create(llm.model, llm.backend, llm.config.kv_type, context_length, 1, CHUNK)
         self._sampler = Sampler(llm.backend.token_words)
         self.vocab_size = llm.model.vocab_size
+        self._recordings: dict[tuple[tuple[int, ...], int], list[int]] = {}
 
     def first_token(self) -> int:
         return self._llm.generate([0], _greedy(1), Speculation("off")).token_ids[0]
@@ -93,6 +94,25 @@ class OurSide:
         finally:
             proposer.forget(sequence.kv)
             self._runner.kv_cache.release(sequence.kv)
+
+    def forced(self, prefix: list[int], num_tokens: int, depth: int | None, rates: list[float], seed: int) -> Forced:
+        """Decode the text of plain decoding; its drafts are right as often as asked for. depth None: auto; 0: plain."""
+        key = (tuple(prefix), num_tokens)
+        if key not in self._recordings:
+            self._recordings[key] = self._llm.generate(prefix, _greedy(num_tokens), Speculation("off")).token_ids
+        speculation = Speculation() if depth is None else Speculation("mtp" if depth else "off", depth, adaptive=False)
+        params = SamplingParams(seed=seed)
+        stream = self._llm.stream_replay(prefix, self._recordings[key], speculation, params, rates)
+        first = next(stream)
+        clock = Clock()
+        with clock("total"):
+            *_, last = [first, *stream]
+        assert last.completion is not None
+        stats = last.completion.speculation
+        num_timed = num_tokens - len(first.token_ids_delta)
+        expected = sum(rate * drafted for rate, drafted in zip(rates, stats.num_draft_tokens_per_pos, strict=False))
+        drafts = (stats.num_draft_tokens, stats.num_accepted_tokens)
+        return Forced(clock.seconds["total"], num_timed, *drafts, expected)
 
     def choices(self, ids: list[int]) -> tuple[list[int], str]:
         logits = self._llm.logits(ids)

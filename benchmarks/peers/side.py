@@ -42,6 +42,22 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """One decode with forced acceptance, from its first token to its last."""
+
+    seconds: float
+    num_tokens: int  # that the seconds were for
+    num_drafted: int
+    num_accepted: int
+    expected: float  # of the drafted tokens, how many the rates would have accepted
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second at the rates that were asked for, without the luck of a sample of some dozen drafts."""
+        return (self.num_tokens - self.num_accepted + self.expected) / self.seconds
+
+
 class Side(Protocol):
     """A loaded model. Every method starts from the given ids, whatever was run before."""
 

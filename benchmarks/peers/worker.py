@@ -15,10 +15,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.peers.side import Side
 from stepahead.machine import cpu_seconds_of_others
+
+if TYPE_CHECKING:
+    from benchmarks.peers.server import ServerSide
 
 ROOT = Path(__file__).parents[2]
 QUIT_SECONDS = 10
@@ -45,11 +48,14 @@ class Setting:
     """Which engine a worker loads, and how."""
 
     name: str  # as the report shows it
-    engine: str  # "stepahead" or "llama.cpp"
+    engine: str  # "stepahead", "llama.cpp" or "llama.cpp server"
     path: str
     threads: int
     context_length: int
     repack: bool = False
+    # Of llama.cpp's server alone, which fixes them when it starts.
+    depth: int = 0
+    rates: tuple[float, ...] = ()
 
 
 class Worker:
@@ -156,20 +162,26 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _load(setting: Setting) -> Side:
+def _load(setting: Setting) -> "Side | ServerSide":
     # Each engine is imported only where it runs: neither one's threads or memory are the other's.
     if setting.engine == "stepahead":
         from benchmarks.peers.ours import OurSide  # noqa: PLC0415
 
         return OurSide(setting.path, setting.threads, setting.context_length)
+    if setting.engine == "llama.cpp server":
+        from benchmarks.peers.server import ServerSide  # noqa: PLC0415
+
+        options = (setting.repack, setting.depth, setting.rates)
+        return ServerSide(setting.path, setting.threads, setting.context_length, *options)
     from benchmarks.peers.theirs import LlamaSide  # noqa: PLC0415
 
     return LlamaSide(setting.path, setting.threads, setting.context_length, setting.repack)
 
 
-def _timed_load(setting: Setting) -> tuple[Side, dict[str, float]]:
+def _timed_load(setting: Setting) -> "tuple[Side | ServerSide, dict[str, float]]":
     """The libraries are loaded before the clock runs, the model within."""
-    __import__("benchmarks.peers.ours" if setting.engine == "stepahead" else "benchmarks.peers.theirs")
+    modules = {"stepahead": "ours", "llama.cpp": "theirs", "llama.cpp server": "server"}
+    __import__(f"benchmarks.peers.{modules[setting.engine]}")
     start = time.perf_counter()
     side = _load(setting)
     loaded = time.perf_counter()
@@ -177,7 +189,7 @@ def _timed_load(setting: Setting) -> tuple[Side, dict[str, float]]:
     return side, {"load": loaded - start, "first_token": time.perf_counter() - start}
 
 
-def _serve(side: Side, line: str) -> dict[str, Any]:
+def _serve(side: "Side | ServerSide", line: str) -> dict[str, Any]:
     question = json.loads(line)
     _reset_peak()
     try:

@@ -1,5 +1,6 @@
 """Copies: what is proposed, how they survive edits, and that the text does not depend on them."""
 
+import dataclasses
 import random
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.replay import Replay
 from stepahead.engine.request import NO_DRAFT, FinishReason, Request, Sequence, SequenceKV
 from stepahead.speculative import copy_index
 from stepahead.speculative.copy import CopyProposer, Match
@@ -266,3 +268,13 @@ def test_the_text_does_not_depend_on_copies(temperature) -> None:
         accepted = sum(sequence.stats.num_accepted_tokens for sequence in sequences)
         assert 0 < accepted < drafted
         assert all(sequence.copy_index is None for sequence in sequences), "an index outlived its sequence"
+
+
+@pytest.mark.parametrize(("rates", "is_copied"), [(None, True), ((0.8,), False)])
+def test_a_replay_with_forced_acceptance_copies_nothing(rates, is_copied):
+    recording = FILE[50:120]
+    sequence, proposer = sequence_of(FILE), CopyProposer()
+    forced = dataclasses.replace(sequence.request, replay=Replay(tuple(recording), len(FILE), rates))
+    sequence.request = forced
+    matches = feed(sequence, proposer, recording)
+    assert any(match is not None for match in matches) == is_copied

@@ -48,8 +48,12 @@ class CopyProposer:
     def continuation(self, sequence: Sequence, limit: int) -> Match | None:
         """What the text would go on with, at most `limit` tokens, to the end of the text at most; None: no idea.
 
-        Brings the index up to date first, as far as a step has time for it.
+        Brings the index up to date first, as far as a step has time for it. A replay with forced acceptance is about
+        the heads: a copy of what is recorded would be right more often than was asked for.
         """
+        replay = sequence.request.replay
+        if replay is not None and replay.rates is not None:
+            return None
         index = sequence.copy_index
         if index is None:
             index = sequence.copy_index = CopyIndex(sequence)
