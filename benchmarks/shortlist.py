@@ -11,11 +11,12 @@ import sys
 import sysconfig
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stepahead.models.draft_vocab import CAPACITY
 
@@ -41,24 +42,20 @@ deben comportarse fraternalmente los unos con los otros.
 
 @dataclass(slots=True)
 class Tally:
-    """What was held of one kind of text, by size."""
+    """What was held of one kind of text, by size: by rank alone, with the ids of the text, with those of others too."""
 
     num_tokens: int = 0
-    by_rank: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    with_context: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    held: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, len(SIZES)), np.int64))
 
-    def count(self, ranks: Sequence[int], first: int) -> None:
+    def count(self, ranks: Sequence[int], first: int, kept: Sequence["Seen"]) -> None:
         """`ranks` of a text's tokens; those from `first` on are looked up."""
-        if self.by_rank is None or self.with_context is None:
-            self.by_rank, self.with_context = np.zeros(len(SIZES), np.int64), np.zeros(len(SIZES), np.int64)
         seen = [Seen(CAPACITY) for _ in SIZES]
         for number, rank in enumerate(ranks):
             for column, size in enumerate(SIZES):
                 is_frequent = rank < size
-                is_held = is_frequent or seen[column].has(rank)
+                in_text, in_any = (is_frequent or ids.has(rank) for ids in (seen[column], kept[column]))
                 if number >= first:
-                    self.by_rank[column] += is_frequent
-                    self.with_context[column] += is_held
+                    self.held[:, column] += (is_frequent, in_text, in_any)
             self.num_tokens += number >= first
 
 
@@ -94,13 +91,15 @@ def texts(folder: Path, patterns: Sequence[str], limit: int) -> Iterator[str]:
             return
 
 
-def tally(ranks_of: Any, kind_texts: Iterator[str], first: int) -> Tally:
-    found = Tally()
-    for text in kind_texts:
-        ranks = ranks_of(text)[:LONGEST]
-        if len(ranks) > first:
-            found.count(ranks, first)
-    return found
+def tally(kinds: dict[str, tuple[list[list[int]], int]]) -> dict[str, Tally]:
+    """Texts of all kinds in turn, as a server may get them."""
+    tallies = {kind: Tally() for kind in kinds}
+    kept = [Seen(CAPACITY) for _ in SIZES]
+    order = [(kind, ranks, first) for kind, (found, first) in kinds.items() for ranks in found if len(ranks) > first]
+    for number in np.random.default_rng(1).permutation(len(order)):
+        kind, ranks, first = order[number]
+        tallies[kind].count(ranks, first, kept)
+    return tallies
 
 
 def load_ranks() -> Any:
@@ -131,14 +130,12 @@ def main() -> int:
         "JSON": (texts(packages, ["*.json"], options.characters), FIRST),
         "6 languages": (iter([OTHER_LANGUAGES]), 0),
     }
-    head = f"{'':14}{'tokens':>8}" + "".join(f"{f'{size // 1024}k':>14}" for size in SIZES)
-    sys.stdout.write(f"held, by rank alone / with the {CAPACITY} ids seen last\n{head}\n")
-    for kind, (kind_texts, first) in kinds.items():
-        found = tally(ranks_of, kind_texts, first)
-        if found.by_rank is None or found.with_context is None:
-            continue
-        shares = zip(found.by_rank / found.num_tokens, found.with_context / found.num_tokens, strict=True)
-        cells = "".join(f"{f'{100 * rank:.1f} / {100 * both:.1f}':>14}" for rank, both in shares)
+    ranked = {kind: ([ranks_of(text)[:LONGEST] for text in found], first) for kind, (found, first) in kinds.items()}
+    head = f"{'':14}{'tokens':>8}" + "".join(f"{f'{size // 1024}k':>20}" for size in SIZES)
+    sys.stdout.write(f"held, by rank / with {CAPACITY} ids seen in the text / in this and earlier texts\n{head}\n")
+    for kind, found in tally(ranked).items():
+        shares = (100 * found.held / max(found.num_tokens, 1)).T
+        cells = "".join(f"{' / '.join(f'{share:.1f}' for share in column):>20}" for column in shares)
         sys.stdout.write(f"{kind:14}{found.num_tokens:8}{cells}\n")
     return 0
 

@@ -190,7 +190,7 @@ def test_the_demo_model_needs_no_shortlist() -> None:
         assert llm.model.draft_vocab is None
 
 
-@pytest.mark.parametrize(("step_gigabytes", "size"), [(0.3, 4096), (2.6, 8192), (7.3, 32768), (12.0, 32768)], ids=str)
+@pytest.mark.parametrize(("step_gigabytes", "size"), [(0.3, 4096), (2.6, 16384), (7.3, 32768), (12.0, 65536)], ids=str)
 def test_the_larger_the_step_the_larger_the_shortlist(step_gigabytes: float, size: int) -> None:
     assert best_size(128_896, 3360, 2304, int(step_gigabytes * 1e9)) == size
 

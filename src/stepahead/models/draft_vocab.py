@@ -24,9 +24,10 @@ CAPACITY = 4096
 MAX_ADMITTED = 128
 """Rows copied for one call of `note`: half a megabyte, which no step feels, even where they come from a disk."""
 
-MISSED = {4096: 0.052, 8192: 0.040, 16384: 0.028, 32768: 0.0175}
-"""The share of a text's tokens that a shortlist lacks, by its number of frequent ids; measured with a vocabulary of
-131,072 ids, CAPACITY ids seen lately, over texts in turn of Python, C++, English and JSON (benchmarks/shortlist.py)."""
+MISSED = {4096: 0.070, 8192: 0.055, 16384: 0.038, 32768: 0.023, 65536: 0.010}
+"""The share of a text's tokens that a shortlist lacks, by its number of frequent ids, with CAPACITY seen lately. The
+mean of Python, C++, English and JSON, and of a first text and one after many others; with a vocabulary of 131,072 ids
+these are 7.5 and 3.5 % at 8,192, 5.3 and 2.4 % at 16,384, 3.3 and 1.3 % at 32,768 (benchmarks/shortlist.py)."""
 
 WORTH = 0.6
 """What a draft token that is proposed saves, in steps: about .75 of a step for one that is accepted, as .8 are."""
@@ -149,7 +150,7 @@ def best_size(vocab_size: int, row_bytes: int, small_row_bytes: int, step_nbytes
     """
     prices: dict[int | None, float] = {None: vocab_size * row_bytes / step_nbytes}
     for size, missed in MISSED.items():
-        if 2 * size <= vocab_size:
+        if size < vocab_size:
             prices[size] = (size * small_row_bytes + CAPACITY * row_bytes) / step_nbytes + WORTH * missed
     return min(prices, key=lambda size: prices[size])
 
