@@ -7,7 +7,7 @@ import pytest
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.diagnosis.advice import advise, auto_plan
 from stepahead.diagnosis.diagnosis import Diagnosis
-from stepahead.diagnosis.gain import Expectation
+from stepahead.diagnosis.gain import Expectation, Overhead
 from stepahead.diagnosis.machine_report import MachineReport
 from stepahead.diagnosis.text_report import TextReport
 from stepahead.model_info import ModelInfo
@@ -25,7 +25,7 @@ COST = CostSeed((1, 2), (60.0, 70.0), (8.0, 14.0), 0.0, (3.0, 3.0, 3.0), 0.1, 0.
 CODE = TextReport("code", 60, (0.9, 0.8), {}, (Expectation(1, 1.9, 70.0, 1.5), Expectation(2, 2.7, 80.0, 1.7)))
 PROSE = TextReport("prose", 60, (0.4, 0.1), {}, (Expectation(1, 1.4, 70.0, 1.1), Expectation(2, 1.5, 80.0, 0.9)))
 NOISE = TextReport("chat", 60, (0.02, 0.0), {}, (Expectation(1, 1.0, 70.0, 0.86), Expectation(2, 1.0, 80.0, 0.7)))
-GOOD = Diagnosis(20.0, MACHINE, INFO, 3, "auto", "f16", (), COST, 500.0, (CODE,), ())
+GOOD = Diagnosis(20.0, MACHINE, INFO, 3, "auto", "f16", (), COST, Overhead(), 500.0, (CODE,), ())
 
 
 def test_nothing_is_said_where_all_is_well():

@@ -119,9 +119,15 @@ def _facts(diagnosis: "Diagnosis") -> list[tuple[str, str]]:
         ("MTP heads", f"{info.num_heads_found} found, {diagnosis.num_heads_usable} usable{outputs}"),
         ("", info.heads_verdict),
         *(("weights", repacked) for repacked in diagnosis.repacked),
-        ("plain step", f"{cost.pass_ms[0]:.2f} ms, {rate / 1e9:.1f} GB/s"),
+        ("plain step", f"{cost.pass_ms[0]:.2f} ms, {rate / 1e9:.1f} GB/s; {_around(diagnosis)}"),
         ("prompt", f"{diagnosis.prompt_tokens_per_second:.0f} tokens/s"),
     ]
+
+
+def _around(diagnosis: "Diagnosis") -> str:
+    overhead = diagnosis.overhead
+    drafts = f", {overhead.draft_ms:.2f} ms of a draft token" if diagnosis.num_heads_usable else ""
+    return f"beyond passes: {overhead.step_ms:.2f} ms of a step{drafts}"
 
 
 def _cost_table(diagnosis: "Diagnosis") -> "Table":

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stepahead.diagnosis.gain import Overhead
 from stepahead.diagnosis.machine_report import MachineReport, report_machine
 from stepahead.diagnosis.text_report import TextBench, TextReport
 from stepahead.engine.params import SamplingParams, Speculation
@@ -16,6 +17,7 @@ from stepahead.texts import KINDS, Text, load
 SECONDS = 20.0
 COST_SHARE = 0.15  # of the time
 PROMPT_SHARE = 0.1
+OVERHEAD_SHARE = 0.1
 PROMPT_TOKENS = 512
 MIN_PROMPT_TOKENS = 16
 
@@ -35,6 +37,7 @@ class Diagnosis:
     kv_type: str
     repacked: tuple[str, ...]
     cost: CostSeed
+    overhead: Overhead
     prompt_tokens_per_second: float
     texts: tuple[TextReport, ...]
     skipped_kinds: tuple[str, ...]  # for want of time
@@ -47,14 +50,16 @@ def diagnose(llm: LLM, seconds: float = SECONDS, on_progress: OnProgress | None 
     texts = _in_turn()
     say = on_progress or _ignore
     cost = llm.costs(anew=True, seconds=COST_SHARE * seconds)
-    say(1, len(texts) + 2)
+    say(1, len(texts) + 3)
     prompt_rate = _prompt_rate(llm, cost, PROMPT_SHARE * seconds)
-    say(2, len(texts) + 2)
+    say(2, len(texts) + 3)
     bench = TextBench(llm, cost, prompt_rate, seconds, started + seconds)
+    overhead = bench.measure_overhead(texts[0], OVERHEAD_SHARE * seconds)
+    say(3, len(texts) + 3)
     for number, text in enumerate(texts):
         if not bench.run(text):
             break
-        say(number + 3, len(texts) + 2)
+        say(number + 4, len(texts) + 3)
     reports = bench.reports()
     machine = report_machine(llm.backend, others)
     return Diagnosis(
@@ -66,6 +71,7 @@ def diagnose(llm: LLM, seconds: float = SECONDS, on_progress: OnProgress | None 
         kv_type=llm.config.kv_type,
         repacked=tuple(repacked.describe() for repacked in llm.repacked),
         cost=cost,
+        overhead=overhead,
         prompt_tokens_per_second=prompt_rate,
         texts=reports,
         skipped_kinds=tuple(kind for kind in KINDS if kind not in {report.kind for report in reports}),

@@ -12,6 +12,14 @@ Overlap = dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """Milliseconds that passes alone do not explain."""
+
+    step_ms: float = 0.0  # of every step
+    draft_ms: float = 0.0  # of every draft token
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """Decoding at one depth."""
 
@@ -21,9 +29,11 @@ class Expectation:
     gain: float  # times the speed without drafts
 
 
-def expectations(cost: CostSeed, acceptance: Seq[float], overlap: Overlap) -> tuple[Expectation, ...]:
+def expectations(
+    cost: CostSeed, acceptance: Seq[float], overlap: Overlap, overhead: Overhead
+) -> tuple[Expectation, ...]:
     """For each depth from 1 on. acceptance[j]: the share of drafts whose first j + 1 tokens are all right."""
-    return tuple(_expectation(cost, acceptance[:depth], overlap) for depth in range(1, len(acceptance) + 1))
+    return tuple(_expectation(cost, acceptance[:depth], overlap, overhead) for depth in range(1, len(acceptance) + 1))
 
 
 def pass_ms(cost: CostSeed, num_rows: int, overlap: Overlap) -> float:
@@ -41,8 +51,9 @@ def draft_ms(cost: CostSeed, depth: int, num_accepted: float) -> float:
     return sum(cost.head_ms[min(step, last)] for step in range(depth)) + cost.head_row_ms * depth * num_accepted
 
 
-def _expectation(cost: CostSeed, acceptance: Seq[float], overlap: Overlap) -> Expectation:
+def _expectation(cost: CostSeed, acceptance: Seq[float], overlap: Overlap, overhead: Overhead) -> Expectation:
     depth, num_accepted = len(acceptance), sum(acceptance)
-    cycle = pass_ms(cost, depth + 1, overlap) + draft_ms(cost, depth, num_accepted)
+    passes = pass_ms(cost, depth + 1, overlap) + draft_ms(cost, depth, num_accepted)
+    cycle = passes + overhead.step_ms + overhead.draft_ms * depth
     tokens = 1.0 + num_accepted
-    return Expectation(depth, tokens, cycle, tokens / cycle * cost.pass_ms[0])
+    return Expectation(depth, tokens, cycle, tokens / cycle * (cost.pass_ms[0] + overhead.step_ms))

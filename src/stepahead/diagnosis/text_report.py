@@ -5,7 +5,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from stepahead.completion import Completion
-from stepahead.diagnosis.gain import Expectation, Overlap, draft_ms, expectations, pass_ms
+from stepahead.diagnosis.gain import Expectation, Overhead, Overlap, draft_ms, expectations, pass_ms
+from stepahead.diagnosis.overhead import measure_overhead
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.llm import LLM
 from stepahead.speculative.cost import CostSeed
@@ -58,17 +59,22 @@ class TextBench:
         self._prompt_seconds = self._prompt_tokens / prompt_rate
         self._deadline = deadline
         self._depth = 0 if draft is None else min(draft.max_depth, max(draft.num_heads, MAX_DEPTH))
+        self._overhead = Overhead()
         self._counts: dict[str, _Counts] = {}
+
+    def measure_overhead(self, text: Text, seconds: float) -> Overhead:
+        """For the expectations of all texts."""
+        ids = self._prompt(text, MAX_TOKENS)
+        self._overhead = measure_overhead(self._llm, self._cost, self._depth, ids, seconds)
+        return self._overhead
 
     def run(self, text: Text) -> bool:
         """False, and nothing is done, if there is no time for it; the first text is always run."""
         num_tokens = self._affordable_tokens()
         if self._counts and num_tokens < MIN_TOKENS:
             return False
-        num_tokens = max(num_tokens, MIN_TOKENS)
-        context = self._llm.config.context_length
-        num_tokens = min(num_tokens, context // 2)
-        prompt = self._llm.tokenize(text.prompt)[-min(self._prompt_tokens, context - num_tokens) :]
+        num_tokens = min(max(num_tokens, MIN_TOKENS), self._llm.config.context_length // 2)
+        prompt = self._prompt(text, num_tokens)
         counts = self._counts.setdefault(text.kind, _Counts())
         self._count_experts(prompt, counts)
         if self._depth:
@@ -77,6 +83,12 @@ class TextBench:
 
     def reports(self) -> tuple[TextReport, ...]:
         return tuple(self._report(kind, counts) for kind, counts in self._counts.items())
+
+    def _prompt(self, text: Text, num_tokens: int) -> list[int]:
+        """Its last tokens, as far as there are time and room for num_tokens more, or for as many again."""
+        context = self._llm.config.context_length
+        room = context - min(num_tokens, context // 2)
+        return self._llm.tokenize(text.prompt)[-min(self._prompt_tokens, room) :]
 
     def _report(self, kind: str, counts: _Counts) -> TextReport:
         acceptance = tuple(
@@ -87,7 +99,8 @@ class TextBench:
             for num_rows in OVERLAP_ROWS
             if counts.growths
         }
-        return TextReport(kind, counts.num_tokens, acceptance, overlap, expectations(self._cost, acceptance, overlap))
+        expected = expectations(self._cost, acceptance, overlap, self._overhead)
+        return TextReport(kind, counts.num_tokens, acceptance, overlap, expected)
 
     def _affordable_tokens(self) -> int:
         """What the time left is enough for, if every draft is wrong."""
