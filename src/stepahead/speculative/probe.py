@@ -205,7 +205,10 @@ def _head_costs(times: Times, num_heads: int) -> list[float]:
 
 
 def _row_costs(times: Times) -> tuple[float, float]:
-    """(a further row of a draft pass, a row of keys and values alone), milliseconds."""
+    """(a further row of a draft pass, a row of keys and values alone), milliseconds.
+
+    The latter is what a row without logits takes: heads have no pass that leaves out more.
+    """
     single = min(times[Pass("head", 1)])
     many, keys = times.get(Pass("head", HEAD_ROWS)), times.get(Pass("kv", KV_ROWS))
     row = (min(many) - single) / (HEAD_ROWS - 1) if many else single * ROW_SHARE
