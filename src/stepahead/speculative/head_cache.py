@@ -6,25 +6,37 @@ p - k - 1 alone: rows written while drafting stay when their tokens are accepted
 llama.cpp's chain (PR #24340) every head reads level 0, where row -1 is zero, and only draft rows are chained; those
 are run again once the trunk has seen their tokens. A single head that is reused for every draft token works likewise.
 
-Heads are filled lazily. A sliding head sees `window` keys, so the last head needs its last window of rows, and each
-head before it one window more: its outputs are the next one's inputs, and only those with a whole window behind them
-are what a full prefill gives.
+Heads are filled lazily, and only those that a draft will use. A sliding head sees `window` keys, so the last of them
+needs its last window of rows, and each head before it one window more: its outputs are the next one's inputs, and only
+those with a whole window behind them are what a full prefill gives. The others are not kept, and need not be computed.
+So a draft that becomes longer than those before it makes heads start anew, unless the rows drafted since then (their
+outputs are always kept) reach back a window.
 
 This file owns these positions; it knows nothing about passes, blocks or sampling.
 """
 
-from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 from stepahead.backends.base import Backend, Tensor
 from stepahead.models.model import Chain, DraftSpec
 from stepahead.speculative.hidden_tail import HiddenTail
 
 
+@dataclass(frozen=True, slots=True)
+class HeadPlan:
+    """How one head gets ready to draft."""
+
+    row: int  # the first that it has to run
+    first_output: int  # the first whose output is of use: the next head's, or the draft's, starts there
+    is_anew: bool  # the rows run so far are of no use
+
+
 class HeadCache:
     """The state of all heads for one SequenceKV.
 
     next_row[k]: the first row that head k still has to run. first_valid[k]: the row where it last started; no key
-    below exists for it. trimmed[k]: nor below this one, whose blocks were given back.
+    below exists for it. trimmed[k]: nor below this one, whose blocks were given back. first_output[k]: of the rows
+    to run, the outputs below this one are of no use. The rows that level k + 1 holds end where next_row[k] is.
     """
 
     __slots__ = (
@@ -32,6 +44,7 @@ class HeadCache:
         "_hidden_size",
         "_spec",
         "chain",
+        "first_output",
         "first_valid",
         "levels",
         "next_row",
@@ -46,6 +59,7 @@ class HeadCache:
         self.chain: Chain = "exact"
         self.next_row = [0] * spec.num_heads
         self.first_valid = [0] * spec.num_heads
+        self.first_output = [0] * spec.num_heads
         self.trimmed = [0] * spec.num_heads
         self.num_computed = 0  # rows of the trunk when last told
         # Level k is read from one row before the first that head k needs, and holds draft rows beyond the last.
@@ -90,61 +104,79 @@ class HeadCache:
         self.truncate(num_computed)
 
     def prepare(self, position: int, num_heads: int) -> None:
-        """Before drafting from `position` with the first num_heads heads: a head that lags too far starts anew.
+        """Before drafting from `position` with the first num_heads heads: those that cannot go on start anew."""
+        for head, plan in enumerate(self.plan(position, num_heads)):
+            self.first_output[head] = plan.first_output
+            if plan.is_anew:
+                self.next_row[head] = self.first_valid[head] = plan.row
+                self.trimmed[head] = 0
+                if self.is_chained and head + 1 < len(self.levels):
+                    self.levels[head + 1].restart(plan.row)
 
-        In the trained chain those after it follow, and the one before it too, if it alone can give back the rows that
-        are missed.
+    def plan(self, position: int, num_heads: int) -> list[HeadPlan]:
+        """What `prepare` would do, from the last head back: what a head has to run, the one before it has to feed.
+
+        The draft row of head k stands at position + k. A head that lags more than a window behind what is wanted of
+        it starts anew, and so does one whose outputs were not kept.
         """
-        firsts = [self.first_row(head, position) for head in range(num_heads)]
-        anew = {head for head in range(num_heads) if not self._can_continue(head, firsts[head])}
-        if self.is_chained:
-            start = min(anew, default=num_heads)
-            while start > 0 and not self._has_inputs([*self.next_row[:start], *firsts[start:]]):
-                start -= 1
-            anew = set(range(start, num_heads))
-        for head in anew:
-            self.next_row[head] = self.first_valid[head] = firsts[head]
-            self.trimmed[head] = 0
+        plans: list[HeadPlan] = []
+        is_recurrent = self._spec.is_recurrent
+        for head in range(num_heads - 1, -1, -1):
+            if self.is_chained and plans:
+                first_output = plans[-1].row - 1
+            else:
+                first_output = position if is_recurrent else position + head
+            can_continue = self._can_continue(head, first_output)
+            row = self.next_row[head] if can_continue else self._first_seen(head, first_output)
+            plans.append(HeadPlan(row, first_output, not can_continue))
+        plans.reverse()
+        return plans
 
     def can_draft(self, position: int) -> bool:
         """False where head 0 has no hidden row to start from: at position 0, or before the trunk has run a row here."""
-        return self.first_row(0, position) <= position
+        return self._first_row(0) <= position <= self.levels[0].end
 
-    def first_row(self, head: int, position: int) -> int:
-        """The first row of `head` that a draft from `position` depends on, if drafts may be as long as they ever get.
+    def keep_outputs(self, head: int, start: int, end: int, hidden: Tensor, first_row: int) -> None:
+        """Head `head` of a chain ran the rows start .. end - 1. Those of use in `hidden` begin at its row first_row."""
+        self.next_row[head] = end
+        if head + 1 == len(self.levels):
+            return
+        if start < end:
+            self.levels[head + 1].store(start, hidden, first_row, end - start)
+        else:
+            self.levels[head + 1].restart(end)
 
-        The draft row of head k stands at position + k and sees `window` keys.
-        """
-        window, num_heads = self._spec.window, self._spec.num_heads
-        # Rows p <= k do not exist in the trained chain; llama.cpp's has a row 0.
-        oldest = self.levels[0].start
-        natural = max(oldest, 0) + 1 + head if self.chain == "exact" else oldest + 1
-        if window is None:
-            return natural
-        num_windows = num_heads - head if self.is_chained else 1
-        last_draft = num_heads if self.is_chained else head + 1
-        return max(natural, position + last_draft - num_windows * window)
+    def first_key(self, head: int) -> int:
+        """No key of the head exists below."""
+        return max(self.first_valid[head], self.trimmed[head])
+
+    def first_exact(self, head: int) -> int:
+        """The first row that would find every key that it sees."""
+        first, window = self.first_key(head), self._spec.window
+        return first if window is None or first <= self._first_row(head) else first + window - 1
 
     def trim(self, head: int, first_kept: int) -> None:
         """Blocks wholly below first_kept are given back."""
         self.trimmed[head] = max(self.trimmed[head], first_kept)
 
-    def _can_continue(self, head: int, first: int) -> bool:
-        """True if the rows run so far reach back far enough, and on to where they are needed."""
-        row, start, window = self.next_row[head], self.first_valid[head], self._spec.window
-        if row < first or start > first:
-            return False
-        return window is None or self.trimmed[head] <= max(start, row - window + 1)
+    def _can_continue(self, head: int, first_output: int) -> bool:
+        """True if the outputs from first_output on are kept, or can be had from the keys there are."""
+        row = self.next_row[head]
+        if first_output < row:
+            level = self.levels[head + 1]
+            if level.start > first_output or level.end != row:
+                return False
+        return self.first_key(head) <= self._first_seen(head, max(first_output, row)) <= row
 
-    def _has_inputs(self, rows: Seq[int]) -> bool:
-        """True if every head that goes on from rows[head] finds the row before it: kept, or run now by the head before.
+    def _first_seen(self, head: int, row: int) -> int:
+        """The first key that `row` of a head sees."""
+        first, window = self._first_row(head), self._spec.window
+        return first if window is None else max(first, row - window + 1)
 
-        A rollback may leave a level without rows, for those before its last `capacity` are gone.
-        """
-        return all(
-            rows[head - 1] < rows[head] or self.levels[head].start < rows[head] <= self.levels[head].end
-            for head in range(1, len(rows))
-        )
+    def _first_row(self, head: int) -> int:
+        """The first row that a head can run: in the trained chain rows p <= k do not exist, llama.cpp's has a row 0."""
+        oldest = self.levels[0].start
+        return max(oldest, 0) + 1 + head if self.chain == "exact" else oldest + 1
 
     def _seed(self) -> None:
         """Row -1 of level 0, which llama.cpp's chain reads, is zero."""

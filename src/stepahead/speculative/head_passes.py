@@ -4,6 +4,7 @@ Owns the rows of a pass and where their inputs come from. Which token a head's l
 so are requests, drafts and statistics of acceptance.
 """
 
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from stepahead.speculative.head_cache import HeadCache
 
 MAX_ROWS = 512
 """Rows of a catch-up pass, all sequences together: bounds scratch memory, and is plenty for a kernel to be busy."""
+
+MERGED_ROWS = 16
+"""Rows that a head may lag and yet draft: they ride along in the draft pass, which reads the weights anyway."""
 
 
 class HeadRunner(Protocol):
@@ -39,12 +43,15 @@ class HeadRunner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class DraftJob:
-    """One sequence's drafting in one round. The last committed token stands at `position`."""
+    """One sequence's drafting in one round. The last committed token stands at `position`.
+
+    The heads, blocks and rows of a job are those of its depth when `run` or `catch_up` begins.
+    """
 
     sequence: Sequence
     cache: HeadCache
     position: int
-    depth: int  # draft tokens still aimed at
+    depth: int  # draft tokens aimed at, in all
     token_ids: list[int] = field(default_factory=list)  # drafted so far
     links: Tensor | None = None  # (max_depth, hidden) output of pass k's last row, where draft rows are not kept
 
@@ -57,16 +64,24 @@ class DraftJob:
 
 Choose = Callable[[DraftJob, Floats, Ints | None], None]
 """Told the logits of a job's newest row, and the ids of their columns unless they are the whole vocabulary's; appends a
-token to the job's, or lowers its depth."""
+token to the job's, and may set its depth: the job goes on while it has fewer tokens, up to the depth it began with."""
+
+OnPass = Callable[[int, int, int, float], None]
+"""Told of every completed pass: head, rows, rows of logits, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows start .. end - 1 of one job in one pass of a head."""
+    """The rows start .. end - 1 of one job in one pass of a head; outputs from first_output on are of use."""
 
     job: DraftJob
     start: int
     end: int
+    first_output: int
+
+
+def _ignore(head: int, num_rows: int, num_logits: int, seconds: float) -> None:
+    pass
 
 
 class HeadPasses:
@@ -76,68 +91,97 @@ class HeadPasses:
         self._runner = runner
         self._spec = spec
         self._max_rows = max_rows
+        self._merged_rows = min(MERGED_ROWS, max_rows)
+        self.on_pass: OnPass = _ignore
         self._groups = [runner.model.layers[layer].kv_group for layer in spec.layers]
 
     def run(self, jobs: list[DraftJob], choose: Choose) -> None:
-        """Draft for all jobs. A job whose blocks cannot be had drafts less, or nothing: its depth says so."""
+        """Draft for all jobs, at once: heads that lag are caught up with in full before the first token.
+
+        A job whose blocks cannot be had drafts less, or nothing: its depth says so.
+        """
+        while self.catch_up(jobs, self._max_rows):
+            pass
         for job in jobs:
-            job.cache.prepare(job.position, self._num_heads(job))
-        self._catch_up(jobs)
-        for job in jobs:
+            if self.lag(job):
+                job.depth = 0  # no blocks: what it lacks would not fit into one pass
             self._claim_drafts(job)
-        num_passes = max((job.depth for job in jobs), default=0)
-        for step in range(num_passes):
-            active = [job for job in jobs if job.depth > step]
-            if active:
-                self._draft(step, active, choose)
-        for job in jobs:
+        claimed = [job.depth for job in jobs]
+        for step in range(max(claimed, default=0)):
+            active = [job for job, depth in zip(jobs, claimed, strict=True) if step < min(job.depth, depth)]
+            if not active:
+                break
+            self._draft(step, active, choose)
+        for job, depth in zip(jobs, claimed, strict=True):
+            job.depth = min(job.depth, depth)
             window = self._spec.window
             # No later row of a head that ran stands before position + 1; slack keeps what a rollback may ask for.
             if window is not None:
                 self._trim(job, job.position + 2 - window - self._runner.kv_cache.slack)
 
-    def _num_heads(self, job: DraftJob) -> int:
-        return min(job.depth, self._spec.num_heads)
+    def prepare(self, job: DraftJob) -> None:
+        """Settle where each head of the job goes on; `catch_up` and `run` do it too."""
+        job.cache.prepare(job.position, self._num_heads(job))
 
-    def _lag(self, job: DraftJob) -> int:
-        """Committed rows, the last one included, that the most backward of a job's heads has to run."""
-        next_rows = job.cache.next_row[: self._num_heads(job)]
-        return job.position + 1 - min(next_rows, default=job.position + 1)
+    def lag(self, job: DraftJob) -> int:
+        """Rows that `catch_up` would run for job.depth, summed over its heads; 0: they can draft now.
 
-    def _catch_up(self, jobs: Seq[DraftJob]) -> None:
-        """Run whatever is more than one pass can take, a stretch at a time through all heads.
-
-        Stretch by stretch, not head by head: keys that no later row sees are given back on the way.
+        A head that lags no more than a draft pass can take along counts as ready. Changes nothing.
         """
-        while sum(self._lag(job) for job in jobs) > self._max_rows:
-            stretches: list[tuple[DraftJob, int]] = []
-            room = self._max_rows
-            for job in jobs:
-                start = job.position + 1 - self._lag(job)
-                end = min(start + room, job.position)
-                if end > start and self._claim(job, start, end):
-                    stretches.append((job, end))
-                    room -= end - start
-            if not stretches:
-                break
-            self._run_stretches(stretches)
-        # Whoever found no blocks would now run all it lacks in one pass.
-        for job in jobs:
-            if self._lag(job) > self._max_rows:
-                job.depth = 0
+        plans = job.cache.plan(job.position, self._num_heads(job))
+        lags = (job.position - plan.row for plan in plans)
+        return sum(lag for lag in lags if lag > self._merged_rows)
 
-    def _run_stretches(self, stretches: Seq[tuple[DraftJob, int]]) -> None:
-        for head in range(self._spec.num_heads):
-            rows = [
-                _Rows(job, job.cache.next_row[head], end)
-                for job, end in stretches
-                if head < job.depth and job.cache.next_row[head] < end
-            ]
+    def catch_up(self, jobs: Seq[DraftJob], max_rows: int) -> int:
+        """Run up to max_rows of the rows that the jobs' heads lag, each head's counted; returns how many.
+
+        The most backward head of a job goes first, as far as there is room: so it finds the outputs of the head
+        before, few weights are read twice, and keys that no later row sees are given back on the way. Whatever
+        becomes of the text between two calls, the next goes on with what is still of use. A job whose blocks cannot
+        be had is passed over.
+        """
+        for job in jobs:
+            self.prepare(job)
+        waiting, num_rows = list(jobs), 0
+        while True:
+            head, rows = self._next_stretch(waiting, min(max_rows - num_rows, self._max_rows))
+            refused = [part.job for part in rows if not self._claim(part.job, (head,), part.start, part.end)]
+            waiting = [job for job in waiting if job not in refused]
+            rows = [part for part in rows if part.job not in refused]
             if rows:
                 self._pass(head, rows, with_logits=False)
-        if self._spec.window is not None:
-            for job, end in stretches:
-                self._trim(job, end - self._spec.window + 1)
+                num_rows += sum(part.end - part.start for part in rows)
+                for part in rows:
+                    self._trim_lagging(part.job)
+            elif not refused:
+                return num_rows
+
+    def _next_stretch(self, jobs: Seq[DraftJob], room: int) -> tuple[int, list[_Rows]]:
+        """The next rows of the first job's most backward head, and with them those of other jobs like it."""
+        next_head = 0
+        rows: list[_Rows] = []
+        for job in jobs:
+            head = self._most_backward(job)
+            if room <= 0 or head is None or (rows and head != next_head):
+                continue
+            cache = job.cache
+            start = cache.next_row[head]
+            end = min(job.position, start + room)
+            if cache.is_chained and head > 0:
+                end = min(end, cache.next_row[head - 1] + 1)  # row p reads row p - 1 of the head before
+            next_head = head
+            rows.append(_Rows(job, start, end, cache.first_output[head]))
+            room -= end - start
+        return next_head, rows
+
+    def _most_backward(self, job: DraftJob) -> int | None:
+        """The head that lags most, the first of equals; None if all can draft."""
+        next_row = job.cache.next_row
+        head = min(range(self._num_heads(job)), key=next_row.__getitem__, default=None)
+        return head if head is not None and job.position - next_row[head] > self._merged_rows else None
+
+    def _num_heads(self, job: DraftJob) -> int:
+        return min(job.depth, self._spec.num_heads)
 
     def _draft(self, step: int, jobs: Seq[DraftJob], choose: Choose) -> None:
         """Pass `step` of a round: the rows a head still lacks and those of the draft so far."""
@@ -147,6 +191,8 @@ class HeadPasses:
                 job,
                 job.position + step if self._is_recurring(step) else job.cache.next_row[head],
                 job.position + step + 1,
+                # A longer draft may want them, and here they cost next to nothing.
+                first_output=min(job.cache.first_exact(head), job.position + step),
             )
             for job in jobs
         ]
@@ -163,7 +209,7 @@ class HeadPasses:
         counts = np.array([part.end - part.start for part in rows], dtype=np.int32)
         firsts = np.cumsum(counts, dtype=np.int32) - counts
         spans = [
-            RowSpan(part.start, part.end, part.job.sequence.kv.tables[group], part.job.cache.first_valid[head])
+            RowSpan(part.start, part.end, part.job.sequence.kv.tables[group], part.job.cache.first_key(head))
             for part in rows
         ]
         token_ids = np.array(
@@ -174,12 +220,14 @@ class HeadPasses:
         for part, first in zip(rows, firsts, strict=True):
             self._read_inputs(head, part, hidden, int(first))
         logit_rows = firsts + counts - 1 if with_logits else np.empty(0, dtype=np.int32)
+        start = time.perf_counter()
         output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows)
+        logits = np.empty((0, 0), np.float32) if output.logits is None else backend.download(output.logits)
+        seconds = time.perf_counter() - start
         for part, first in zip(rows, firsts, strict=True):
             self._keep_outputs(head, part, output.hidden, int(first))
-        if output.logits is None:
-            return np.empty((0, self._runner.model.vocab_size), dtype=np.float32), None
-        return backend.download(output.logits), output.logit_ids
+        self.on_pass(head, len(token_ids), len(logit_rows), seconds)
+        return logits, output.logit_ids
 
     def _read_inputs(self, head: int, rows: _Rows, hidden: Tensor, first: int) -> None:
         """Fill hidden[first ..] with the row p - 1 of the level that head reads, for each row p."""
@@ -204,9 +252,8 @@ class HeadPasses:
         head_rows.extend([0] * (self._spec.num_heads - len(head_rows)))
         head_rows[head] += num_rows
         if cache.is_chained:
-            cache.next_row[head] = rows.end
-            if head + 1 < len(cache.levels):
-                cache.levels[head + 1].store(rows.start, hidden, first, num_rows)
+            num_skipped = max(rows.first_output - rows.start, 0)
+            cache.keep_outputs(head, rows.start + num_skipped, rows.end, hidden, first + num_skipped)
             return
         # Draft rows will be run again, from the trunk's rows: only committed ones count.
         cache.next_row[head] = min(rows.end, job.position + 1)
@@ -220,13 +267,23 @@ class HeadPasses:
 
     def _claim_drafts(self, job: DraftJob) -> None:
         """Blocks for the whole draft, or for as much of it as there are blocks."""
-        start = job.position + 1 - self._lag(job)
-        while job.depth and not self._claim(job, start, job.position + job.depth):
+        while job.depth:
+            heads = range(self._num_heads(job))
+            start = min(job.cache.next_row[head] for head in heads)
+            if self._claim(job, heads, start, job.position + job.depth):
+                return
             job.depth -= 1
 
-    def _claim(self, job: DraftJob, start: int, end: int) -> bool:
-        groups = sorted({self._groups[head] for head in range(self._num_heads(job))})
+    def _claim(self, job: DraftJob, heads: Seq[int], start: int, end: int) -> bool:
+        groups = sorted({self._groups[head] for head in heads})
         return all(self._runner.kv_cache.claim(job.sequence.kv, group, start, end) for group in groups)
+
+    def _trim_lagging(self, job: DraftJob) -> None:
+        """On the way: keys below those that the next row of use sees are given back."""
+        if self._spec.window is not None:
+            cache, heads = job.cache, range(self._num_heads(job))
+            row = min(max(cache.next_row[head], cache.first_output[head]) for head in heads)
+            self._trim(job, row - self._spec.window + 1)
 
     def _trim(self, job: DraftJob, first_kept: int) -> None:
         if first_kept // BLOCK_SIZE <= min(job.cache.trimmed) // BLOCK_SIZE:
