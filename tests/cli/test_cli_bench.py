@@ -6,9 +6,9 @@ import xml.etree.ElementTree
 
 import pytest
 
-from stepahead import LLM, RequestError
+from stepahead import LLM, RequestError, SamplingParams, Speculation
 from stepahead.cli.bench_cases import TextOptions, make_groups, parse_depths, parse_kinds, parse_rates
-from stepahead.cli.bench_rounds import Choice, Row, choice
+from stepahead.cli.bench_rounds import Case, Choice, Row, Setting, choice, measure
 from stepahead.errors import ConfigError
 from stepahead.texts import KINDS
 from support.random_step35 import Shape, write_model
@@ -77,6 +77,15 @@ def test_auto_is_compared_with_the_fastest_fixed_setting_round_by_round():
     assert choice(rows) == Choice("1", 1.0)  # of 1.1, 0.9 and 1.0
     assert choice([row("plain", 50, 50, 50), *rows[1:]]) == Choice("plain", 0.44)
     assert choice(rows[:3]) is None
+
+
+def test_every_run_reads_its_prompt_itself(tiny):
+    with LLM(tiny, threads=1, max_num_seqs=1) as llm:
+        case = Case("a prompt of some tokens", 8)
+        plain = Setting("plain", Speculation("off"))
+        measure(llm, [case], SamplingParams(ignore_eos=True), [plain, plain], 2, lambda done, total: None)
+        assert llm.metrics.num_prompt_tokens == 6 * len(llm.tokenize(case.prompt))
+        assert llm.metrics.num_reused_tokens == 0
 
 
 # --- kinds ---
