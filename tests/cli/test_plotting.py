@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepahead.cli.plotting import figure, save, tidy
+from stepahead.cli.plotting import entitle, figure, save, tidy
 from stepahead.errors import ConfigError
 
 
@@ -27,6 +27,18 @@ def test_an_svg_is_the_same_each_time_and_its_text_is_text(tmp_path):
     assert once == drawn(tmp_path / "b.SVG")
     texts = [node.text for node in xml.etree.ElementTree.fromstring(once).iter("{http://www.w3.org/2000/svg}text")]
     assert {"steps", "a line & more"} <= set(texts)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_title_may_be_anything(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"a.{suffix}"
+    picture = figure(path)
+    entitle(picture, "$\\frac{$ \x1b[31m \x00 \udcff 模型 & <b>")
+    save(picture, path)
+    if suffix == "svg":
+        texts = [node.text for node in xml.etree.ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+        assert "$\\frac{$ ␛[31m ␀ ? 模型 & <b>" in texts
 
 
 def test_a_png_is_one_and_no_window_was_asked_for(tmp_path):

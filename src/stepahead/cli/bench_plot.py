@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepahead.cli.bench_report import Result
 from stepahead.cli.bench_rounds import AUTO, COPY, PHASES, Row
-from stepahead.cli.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, tidy
+from stepahead.cli.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, entitle, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ SIZE = (13.0, 4.2)  # inches
 def draw(figure: "Figure", found: dict[str, Any], results: list[Result]) -> None:
     """Three panels, a line or a group of bars for each kind of text."""
     figure.set_size_inches(SIZE)
-    figure.suptitle(f"{found['model']} · {found['machine']}, {found['threads']} threads ({found['isa']})", fontsize=10)
+    entitle(figure, f"{found['model']} · {found['machine']}, {found['threads']} threads ({found['isa']})")
     speed, acceptance, time = figure.subplots(1, 3)
     _draw_speed(speed, results)
     _draw_acceptance(acceptance, results)

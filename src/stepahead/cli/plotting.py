@@ -1,9 +1,11 @@
 """The pictures of --plot: matplotlib, imported late, since only they need it; drawn into files, never into windows."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepahead.cli.console import one_line
 from stepahead.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ def figure(path: Path) -> "Figure":
     return Figure(layout="constrained")  # without pyplot there is no display to ask for, and no state to clear
 
 
+def entitle(figure: "Figure", text: str) -> None:
+    """The line above all panels. It may name a model, and so be anything: no markup, nothing that no XML may hold."""
+    figure.suptitle(one_line(text), fontsize=10, parse_math=False)
+
+
 def tidy(axes: "Axes") -> None:
     """A panel's look: a faint grid behind the lines, and no frame where there is no scale."""
     axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -45,7 +52,8 @@ def save(figure: "Figure", path: Path) -> None:
 
     suffix, drawn = path.suffix.lower(), io.BytesIO()
     # Text stays text, which can be searched and read aloud; ids come from the salt, not from chance; no date.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stepahead"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stepahead"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box in its place is enough
         metadata = {"Date": None, "Creator": "stepahead"} if suffix == ".svg" else {"Software": "stepahead"}
         figure.savefig(drawn, format=suffix[1:], dpi=DPI, metadata=metadata)
     try:
