@@ -67,7 +67,8 @@ def _table(command) -> Iterator[str]:
         kind, info = typing.get_args(hints[name])
         # In an annotation, the first flag stands where a default would.
         flags = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
-        shown = ", ".join(f"`{flag}`" for flag in flags or ["[MODEL]"])
+        is_needed = parameter.default is inspect.Parameter.empty
+        shown = ", ".join(f"`{flag}`" for flag in flags or [info.metavar if is_needed else f"[{info.metavar}]"])
         yield f"| {shown} | {_values(kind)} | {_default(parameter.default)} | {info.help.replace('|', chr(92) + '|')} |"
 
 
@@ -83,7 +84,7 @@ def _values(kind) -> str:
 
 
 def _default(value) -> str:
-    return "" if value is None or value is False else f"`{value}`"
+    return "" if value in (None, False, inspect.Parameter.empty) else f"`{value}`"
 
 
 def main() -> None:
