@@ -18,7 +18,7 @@ from stepahead.gguf.quantize import quantize
 from stepahead.repack.cache_file import Entry, Index, UnusableError
 from stepahead.repack.repacked import Fill, Kind, OnRepack, make_in_memory, make_or_map
 
-QUICK_ELEMENTS = 4 << 20
+QUICK_ELEMENTS = 32 << 20
 """As many are requantised at each start, in a third of a second: no file is worth it."""
 
 CHUNK_ELEMENTS = 1 << 22
