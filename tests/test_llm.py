@@ -41,16 +41,34 @@ def test_text_ids_and_lists_of_either(llm: LLM) -> None:
 def test_statistics_are_zeros_never_none(llm: LLM) -> None:
     off = llm.generate("hello", FOUR, Speculation(mode="off"))
     assert off.speculation == stepahead.SpeculationStats()
-    on = llm.generate("hello", SamplingParams(max_tokens=20, ignore_eos=True), Speculation(mode="mtp", depth=3))
+    three = Speculation(mode="mtp", depth=3, adaptive=False)
+    on = llm.generate("hello", SamplingParams(max_tokens=20, ignore_eos=True), three)
     stats = on.speculation
     assert stats.num_drafts > 0 and len(stats.num_accepted_tokens_per_pos) == 3
     assert stats.num_accepted_tokens == sum(stats.num_accepted_tokens_per_pos)
     assert on.timings.num_steps + stats.num_accepted_tokens == 20
 
 
-def test_auto_drafts_one_token(llm: LLM) -> None:
-    stats = llm.generate("hello", SamplingParams(max_tokens=20, ignore_eos=True)).speculation
-    assert len(stats.num_draft_tokens_per_pos) == 1
+def test_auto_prices_every_source_and_depth_bounds_it(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    plain = llm.generate("hello", params, Speculation(mode="off"))
+    for speculation in (Speculation(), Speculation(depth=2), Speculation("mtp"), Speculation("copy")):
+        out = llm.generate("hello", params, speculation)
+        assert out.token_ids == plain.token_ids
+        assert len(out.speculation.num_draft_tokens_per_pos) <= (speculation.depth or 15)
+        assert speculation.mode == "auto" or {*out.speculation.num_draft_tokens_by_source} <= {speculation.mode}
+
+
+def test_every_step_is_traced(llm: LLM) -> None:
+    records = []
+    llm.on_step = records.append
+    try:
+        out = llm.generate("hello", SamplingParams(max_tokens=40, ignore_eos=True))
+    finally:
+        llm.on_step = None
+    assert sum(record.num_accepted + 1 for record in records) == 40
+    assert sum(record.depth for record in records) == out.speculation.num_draft_tokens
+    assert all(record.actual_ms > 0 for record in records)
 
 
 def test_a_seed_is_drawn_and_returned(llm: LLM) -> None:
@@ -217,9 +235,10 @@ def test_more_prompts_than_places_wait_their_turn(path: Path) -> None:
 def test_heads_run_over_no_more_than_their_windows(path: Path) -> None:
     window, prompt = TINY.window, [n % 250 for n in range(1000)]
     with LLM(path, threads=1) as llm:
-        out = llm.generate(prompt, SamplingParams(max_tokens=2, ignore_eos=True), Speculation(mode="mtp", depth=3))
+        three = Speculation(mode="mtp", depth=3, adaptive=False)
+        out = llm.generate(prompt, SamplingParams(max_tokens=2, ignore_eos=True), three)
         assert out.speculation.num_drafts == 0  # one token wanted after the first: nothing to draft
-        out = llm.generate(prompt, SamplingParams(max_tokens=5, ignore_eos=True), Speculation(mode="mtp", depth=3))
+        out = llm.generate(prompt, SamplingParams(max_tokens=5, ignore_eos=True), three)
     for head, rows in enumerate(out.speculation.head_rows):
         assert 0 < rows <= (3 - head) * window + 3 * 4  # the windows, and the rows of at most four rounds
 

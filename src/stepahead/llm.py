@@ -37,11 +37,11 @@ from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
 from stepahead.repack.shortlist import shorten_drafts
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
+from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cost import CostSeed
 from stepahead.speculative.model_costs import ModelCosts
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.probe import SECONDS
-from stepahead.speculative.proposer import NoProposer, Proposer
 from stepahead.tokenizer import ChatTemplate, Tokenizer
 
 log = logging.getLogger("stepahead")
@@ -123,8 +123,11 @@ class LLM:
         self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler(self.backend.token_words)
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
-        proposer: Proposer = self._mtp or NoProposer()
-        self._engine = Engine(self._runner, self._make_scheduler(proposer), proposer, self._sampler)
+        self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
+        scheduler = Scheduler(
+            self._runner.kv_cache, self.config.max_num_seqs, self.config.chunk_tokens, drop=self._arbiter.forget
+        )
+        self._engine = Engine(self._runner, scheduler, self._arbiter, self._sampler)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
         if mtp == "auto" and loaded.draft is None:
@@ -300,11 +303,11 @@ class LLM:
     @property
     def on_step(self) -> OnStep | None:
         """Hears of each verified step, within it; what it raises ends the call that generates. None: nobody listens."""
-        return self._engine.on_step
+        return self._arbiter.on_step
 
     @on_step.setter
     def on_step(self, on_step: OnStep | None) -> None:
-        self._engine.on_step = on_step
+        self._arbiter.on_step = on_step
 
     @property
     def metrics(self) -> EngineMetrics:
@@ -326,20 +329,14 @@ class LLM:
         self.close()
 
     # --- inside ---
-    def _make_scheduler(self, proposer: Proposer) -> Scheduler:
-        return Scheduler(
-            self._runner.kv_cache,
-            max_num_seqs=self.config.max_num_seqs,
-            chunk_tokens=self.config.chunk_tokens,
-            drop=proposer.forget,
-        )
-
     def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":
         return Job(self._requests.build(prompt, params or SamplingParams(), speculation or Speculation()))
 
     def _run(self, jobs: list["Job"]) -> Iterator[list[RequestOutput]]:
         """Step the engine until all jobs are done; whatever goes wrong, none of them stays behind."""
         by_id = {job.request.request_id: job for job in jobs}
+        if any(job.request.is_priced for job in jobs):
+            self._arbiter.prepare()
         try:
             for job in jobs:
                 job.sequence = self._engine.add(job.request)

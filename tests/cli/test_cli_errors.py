@@ -30,7 +30,7 @@ USAGE = [
     (("run", "-p", "x", "--depth", "three"), "three"),
     (("run", "-p", "x", "--temperature", "warm"), "warm"),
     (("run", "-p", "x", "--kv-type", "f64"), "f64"),
-    (("run", "-p", "x", "--speculation", "copy"), "copy"),
+    (("run", "-p", "x", "--speculation", "tree"), "tree"),
 ]
 
 
@@ -54,7 +54,7 @@ SETTINGS = [
     (("--stop-token-id", "99999"), "99999"),
     (("--depth", "9"), "depth=9"),
     (("--depth", "-1"), "depth=-1"),
-    (("--max-depth", "9"), "depth=9"),
+    (("--max-depth", "16"), "depth=16"),
     (("--depth", "1", "--max-depth", "2"), "--max-depth 2"),
     (("--depth", "1", "--speculation", "off"), "--depth 1"),
     (("--threads", "0"), "threads=0"),

@@ -156,12 +156,13 @@ IgnoreEosOption = Annotated[
     bool, typer.Option("--ignore-eos", help="Go on after the model's end token.", rich_help_panel=SAMPLING_PANEL)
 ]
 
-SpeculationMode = Literal["auto", "off", "mtp"]
+SpeculationMode = Literal["auto", "off", "mtp", "copy"]
 SpeculationOption = Annotated[
     SpeculationMode | None,
     typer.Option(
         "--speculation",
-        help="'auto': the engine decides; 'mtp': draft, or fail without heads. Default: auto.",
+        help="'auto': each draft token has to be worth its cost, whoever drafts it; 'mtp': from heads alone, or fail "
+        "without them; 'copy': from prompt and output alone. Default: auto.",
         rich_help_panel=DRAFTING_PANEL,
         show_default=False,
     ),

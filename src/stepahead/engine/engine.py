@@ -8,7 +8,6 @@ from stepahead.engine.request import Request, RequestOutput, Sequence
 from stepahead.engine.runner import ModelRunner, StepInterrupted
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
-from stepahead.engine.trace import OnStep
 from stepahead.errors import RequestError
 from stepahead.speculative.proposer import Proposer
 from stepahead.speculative.verify import verify
@@ -24,7 +23,6 @@ class Engine:
         self.proposer = proposer
         self.sampler = sampler
         self.metrics = runner.metrics
-        self.on_step: OnStep | None = None  # hears of each verified step
         self._unfinished: dict[int, Sequence] = {}  # until its last output is returned
         self._outputs: list[RequestOutput] = []  # not yet returned
         runner.checkpoint = self._checkpoint

@@ -43,6 +43,11 @@ class Request:
     depth: int = 0  # resolved: the most draft tokens a step
     replay: Replay | None = None  # stands in for the target's choices
 
+    @property
+    def is_priced(self) -> bool:
+        """True if each draft token has to be worth its cost; else depth says how many there are."""
+        return self.speculation.adaptive and self.depth > 0
+
 
 class FinishReason(enum.Enum):
     STOP = "stop"  # end token, stop string or finished grammar

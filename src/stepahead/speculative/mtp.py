@@ -5,7 +5,7 @@ target agree whenever their logits do. What is special about a family stands in 
 family, and nothing of blocks or passes: speculative/head_passes.py runs the heads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -19,7 +19,10 @@ from stepahead.errors import CapacityError, RequestError
 from stepahead.models.draft_vocab import all_ids
 from stepahead.models.model import Chain
 from stepahead.speculative.head_cache import HeadCache
-from stepahead.speculative.head_passes import MAX_ROWS, DraftJob, HeadPasses, HeadRunner
+from stepahead.speculative.head_passes import MAX_ROWS, DraftJob, HeadPasses, HeadRunner, OnPass
+
+WantsMore = Callable[[DraftJob, float], bool]
+"""Told of a job and the margin of the token just drafted: is one more worth a pass?"""
 
 
 class MtpProposer:
@@ -43,29 +46,63 @@ class MtpProposer:
             self._cache(sequence.kv).truncate(sequence.num_computed_tokens)
             self._note(sequence.token_ids)
 
+    @property
+    def max_depth(self) -> int:
+        """The longest chain of the model's heads."""
+        return self._spec.max_depth
+
+    def on_pass(self, hear: OnPass) -> None:
+        """Have each pass of a head reported: what it took is what drafting costs."""
+        self._passes.on_pass = hear
+
     def propose(self, sequences: Iterable[Sequence]) -> None:
-        """Set the draft of every sequence. At most one pass a head, unless prompts are to be caught up with."""
+        """Set the draft of every sequence, as long as it asks for; prompts are caught up with first."""
         jobs: list[DraftJob] = []
-        states: dict[DraftJob, SamplerState] = {}
         margins: dict[DraftJob, list[float]] = {}
         for sequence in sequences:
             sequence.draft = NO_DRAFT
-            depth = self._depth(sequence)
-            if depth > 0:
-                job = self._job(sequence, sequence.request.speculation.chain, depth)
-                if not job.cache.can_draft(job.position):
-                    continue
-                states[job], margins[job] = SamplerState.of(sequence), []
+            job = self.job(sequence, sequence.request.depth)
+            if job is not None:
+                margins[job] = []
                 jobs.append(job)
 
-        def choose(job: DraftJob, logits: Floats, ids: Ints | None) -> None:
-            shortlist = None if ids is None else Shortlist(ids, self._runner.model.vocab_size)
-            states[job] = self._choose(job, logits, shortlist, states[job], margins[job])
+        def wants_more(job: DraftJob, margin: float) -> bool:
+            margins[job].append(margin)
+            return True
 
-        self._passes.run(jobs, choose)
+        self.draft(jobs, wants_more)
         for job in jobs:
             if job.token_ids:
                 job.sequence.draft = Draft(tuple(job.token_ids), tuple(margins[job]), "mtp")
+
+    def job(self, sequence: Sequence, depth: int) -> DraftJob | None:
+        """A chain of at most `depth` tokens after what is committed; None where none can begin."""
+        depth = min(depth, self._depth(sequence))
+        if depth <= 0:
+            return None
+        job = self._job(sequence, sequence.request.speculation.chain, depth)
+        return job if job.cache.can_draft(job.position) else None
+
+    def lag(self, job: DraftJob) -> int:
+        """Rows that the job's heads have to run before they can draft, all heads together; 0: they can now."""
+        return self._passes.lag(job)
+
+    def catch_up(self, jobs: Seq[DraftJob], max_rows: int) -> int:
+        """Run at most max_rows of those; returns how many were run."""
+        return self._passes.catch_up(jobs, max_rows)
+
+    def draft(self, jobs: list[DraftJob], wants_more: WantsMore) -> None:
+        """Draft job.token_ids of every job, one pass a token for all of them, until nobody wants more."""
+        states = {job: SamplerState.of(job.sequence) for job in jobs}
+
+        def choose(job: DraftJob, logits: Floats, ids: Ints | None) -> None:
+            num_tokens = len(job.token_ids)
+            shortlist = None if ids is None else Shortlist(ids, self._runner.model.vocab_size)
+            states[job], margin = self._choose(job, logits, shortlist, states[job])
+            if len(job.token_ids) > num_tokens and not wants_more(job, margin):
+                job.depth = len(job.token_ids)
+
+        self._passes.run(jobs, choose)
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
         """Keep the hidden rows that stand; those of rejected draft tokens are beyond num_computed_tokens."""
@@ -130,25 +167,27 @@ class MtpProposer:
             self._runner.model.draft_vocab.note(token_ids)
 
     def _choose(
-        self, job: DraftJob, logits: Floats, shortlist: Shortlist | None, state: SamplerState, margins: list[float]
-    ) -> SamplerState:
-        """Draft one token as the target will choose it, and end the draft where the text would end."""
+        self, job: DraftJob, logits: Floats, shortlist: Shortlist | None, state: SamplerState
+    ) -> tuple[SamplerState, float]:
+        """Draft one token as the target will choose it, and end the draft where the text would end.
+
+        Returns the state after it and its margin.
+        """
         position = len(job.sequence.token_ids) + len(job.token_ids)
         try:
             sampled = self._sampler.sample(logits, state, position, shortlist)
         except RequestError:
             job.depth = len(job.token_ids)  # nothing is allowed here; if the text gets here, verify says so
-            return state
+            return state, 0.0
         replay = job.sequence.request.replay
         if replay is not None and replay.rates is not None:
             forced = replay.draft(position, len(job.token_ids), sampled.token_id, len(logits))
             sampled = Sampled(forced, FORCED_MARGIN)
         job.token_ids.append(sampled.token_id)
-        margins.append(sampled.margin)
         if sampled.token_id in job.sequence.request.end_ids:
             job.depth = len(job.token_ids)
-            return state
+            return state, sampled.margin
         state = state.advance(sampled.token_id)
         if state.is_finished:
             job.depth = len(job.token_ids)
-        return state
+        return state, sampled.margin
