@@ -81,9 +81,11 @@ def test_a_seed_is_drawn_and_returned(llm: LLM) -> None:
 
 def test_stream_joins_to_the_whole(llm: LLM) -> None:
     params = SamplingParams(max_tokens=30, temperature=1.0, seed=4, ignore_eos=True)
-    whole = llm.generate("hello", params, Speculation(mode="mtp"))
+    whole = llm.generate("hello", params, Speculation("mtp", adaptive=False))
     seen: list[tuple[int, int]] = []
-    chunks = list(llm.stream("hello", params, Speculation(mode="mtp"), on_prompt=lambda *args: seen.append(args)))
+    chunks = list(
+        llm.stream("hello", params, Speculation("mtp", adaptive=False), on_prompt=lambda *args: seen.append(args))
+    )
     assert [token for chunk in chunks for token in chunk.token_ids_delta] == whole.token_ids
     assert "".join(chunk.text_delta for chunk in chunks) == whole.text
     assert all("".join(chunk.pieces) == chunk.text_delta for chunk in chunks)

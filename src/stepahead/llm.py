@@ -112,21 +112,15 @@ class LLM:
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
+        limits = (self.config.max_num_seqs, self.config.chunk_tokens)
         self._runner = ModelRunner.create(
-            loaded,
-            self.backend,
-            self.config.kv_type,
-            self.config.context_length,
-            self.config.max_num_seqs,
-            self.config.chunk_tokens,
+            loaded, self.backend, self.config.kv_type, self.config.context_length, *limits
         )
         self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler(self.backend.token_words)
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
-        scheduler = Scheduler(
-            self._runner.kv_cache, self.config.max_num_seqs, self.config.chunk_tokens, drop=self._arbiter.forget
-        )
+        scheduler = Scheduler(self._runner.kv_cache, *limits, drop=self._arbiter.forget)
         self._engine = Engine(self._runner, scheduler, self._arbiter, self._sampler)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None

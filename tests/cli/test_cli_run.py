@@ -50,16 +50,18 @@ def test_json_has_the_published_fields(run_json, model_path):
 @pytest.mark.parametrize("temperature", [0, 0.9])
 def test_drafting_changes_no_text(run_json, temperature):
     catchup = ("--depth", 3, "--chain", "catchup")
-    flags = [("--speculation", "off"), ("--depth", 0), ("--depth", 1), ("--depth", 3), ("--max-depth", 2), (), catchup]
+    fixed = [("--speculation", "off"), ("--depth", 0), ("--depth", 1), ("--depth", 3), catchup]
+    priced = [("--max-depth", 2), ("--speculation", "mtp"), ("--speculation", "copy"), ()]
+    flags = [*fixed, *priced]
     runs = [run_json("--temperature", temperature, *flag) for flag in flags]
     assert len({run["text"] for run in runs}) == 1
     assert runs[0]["speculation"]["num_drafts"] == runs[1]["speculation"]["num_drafts"] == 0
-    assert all(run["speculation"]["num_drafts"] > 0 for run in runs[2:])
+    assert all(run["speculation"]["num_drafts"] > 0 for run in runs[2 : len(fixed)])
 
 
 def test_a_pipe_gets_the_text_and_stderr_the_numbers(cli, run_json, model_path):
     text = run_json()["text"]
-    result = cli("run", model_path("f32"), "-p", "def f", *REF, "--max-tokens", 24, "--seed", 5)
+    result = cli("run", model_path("f32"), "-p", "def f", *REF, "--max-tokens", 24, "--seed", 5, "--depth", 1)
     assert result.code == 0
     assert result.out == text + ("" if text.endswith("\n") else "\n")
     assert "\x1b" not in result.out + result.err

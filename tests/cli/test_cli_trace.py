@@ -11,38 +11,22 @@ from hypothesis import strategies as st
 
 from stepahead.cli.trace_figures import trace_figures
 from stepahead.cli.trace_plot import draw
-from stepahead.engine.engine import Engine
 from stepahead.trace_file import MAX_NUMBER, TraceHeader, TraceWriter, read_trace
 from support.step_traces import drafted, plain
 
 REF = ("--backend", "reference")
-MARK = 4242  # a request that no engine has
 
 
-@pytest.fixture
-def talkative(monkeypatch):
-    """Every step of every engine is heard of, under a number of its own."""
-    step = Engine.step
-
-    def talk(engine):
-        outputs = step(engine)
-        if engine.on_step is not None:
-            engine.on_step(plain(request_id=MARK, position=len(outputs)))
-        return outputs
-
-    monkeypatch.setattr(Engine, "step", talk)
-
-
-def marked(path: Path) -> int:
-    return sum(step.request_id == MARK for step in read_trace(path).steps)
+def count(path: Path) -> int:
+    return len(read_trace(path).steps)
 
 
 # --- --trace ---
-def test_a_run_writes_its_steps(cli, talkative, model_path, tmp_path):
+def test_a_run_writes_its_steps(cli, model_path, tmp_path):
     path = tmp_path / "a.jsonl"
     flags = ("run", model_path("f32"), "-p", "def f", *REF, "--max-tokens", 12, "--speculation", "off")
     assert cli(*flags).out == cli(*flags, "--trace", path).out
-    assert marked(path) == 12
+    assert count(path) == 12
     header = read_trace(path).header
     assert header.isa == "reference"
     assert header.machine
@@ -56,7 +40,7 @@ def test_a_chat_writes_all_its_answers(process, chat_model, tmp_path):
     assert read_trace(path).header.isa == "reference"
 
 
-def test_a_bench_writes_all_its_rounds(cli, talkative, model_path, tmp_path):
+def test_a_bench_writes_all_its_rounds(cli, model_path, tmp_path):
     path = tmp_path / "a.jsonl"
     result = cli(
         *("bench", model_path("f32"), *REF, "-p", "x", "--max-tokens", 4, "--rounds", 1, "--depths", "1"),
@@ -64,7 +48,7 @@ def test_a_bench_writes_all_its_rounds(cli, talkative, model_path, tmp_path):
     )
     assert result.code == 0, result.err
     assert len(json.loads(result.out)["rows"]) == 2
-    assert marked(path) > 8  # four passes of the plain run, twice, and those of the other
+    assert count(path) > 8  # four passes of the plain run, twice, and those of the other
 
 
 def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_generated(cli, model_path, tmp_path):
