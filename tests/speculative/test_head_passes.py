@@ -180,8 +180,11 @@ def test_every_completed_pass_is_told() -> None:
         told.append((head, num_rows, num_logits))
 
     drafting.passes.on_pass = on_pass
+    begun: list[int] = []
+    drafting.runner.backend.begin_step = lambda: begun.append(drafting.runner.num_passes)
     drafting.draft(3)
     assert len(told) == drafting.runner.num_passes
+    assert begun == list(range(len(told)))  # each a step of the backend's
     by_head = [sum(rows for head, rows, _ in told if head == number) for number in range(3)]
     assert by_head == drafting.simulation.sequence.stats.head_rows
     assert [head for head, _, num_logits in told if num_logits] == [0, 1, 2]
@@ -221,3 +224,17 @@ def test_any_depths_any_budgets_and_pauses(window: int | None, seed: int) -> Non
             drafting.simulation.commit(draft, int(rng.integers(0, len(draft) + 1)))
         else:
             drafting.go_on(int(rng.integers(0, 40)))
+
+
+@pytest.mark.parametrize("length", [500, 3000])
+@pytest.mark.parametrize(
+    ("depth", "rows", "outputs"), [(1, [50], [1]), (2, [99, 50], [50, 1]), (3, [148, 99, 50], [99, 50, 1])]
+)
+def test_of_a_long_prompt_half_the_rows_are_keys_and_values_alone(
+    length: int, depth: int, rows: list[int], outputs: list[int]
+) -> None:
+    drafting = Drafting(50, length=length, num_blocks=64)
+    drafting.draft(depth)
+    assert drafting.simulation.sequence.stats.head_rows[:depth] == rows
+    # Windows: head 0 runs three, two of them whole; head 1 two, one whole; head 2 one, of which the draft's row alone.
+    assert drafting.runner.num_outputs[:depth] == outputs

@@ -93,13 +93,16 @@ class ToyRunner:
         self.keys = np.full((model.draft.num_heads, num_blocks * BLOCK_SIZE, WIDTH), np.nan, np.float32)
         self.kv_cache.on_free = self._poison
         self.num_passes = 0
+        self.num_outputs = [0] * model.draft.num_heads  # rows of which a head computed more than keys and values
         self.max_rows = 0
         self.interrupt_at = -1
 
     def _poison(self, block: int) -> None:
         self.keys[:, block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] = np.nan
 
-    def draft_forward(self, head, spans: Seq[RowSpan], token_ids, hidden, logit_rows) -> ForwardOutput:
+    def draft_forward(
+        self, head, spans: Seq[RowSpan], token_ids, hidden, logit_rows, output_rows=None
+    ) -> ForwardOutput:
         rows = attention_rows(spans, self.model.draft.window)
         assert len(token_ids) == len(hidden) == len(rows.positions)
         for row, token_id in enumerate(token_ids):
@@ -109,9 +112,13 @@ class ToyRunner:
             raise StepInterrupted
         self.num_passes += 1
         self.max_rows = max(self.max_rows, len(token_ids))
-        out = np.stack([self.model.output(self._keys(head, rows, row)) for row in range(len(token_ids))])
-        logits = np.stack([self.model.logits(head, out[row]) for row in logit_rows]) if len(logit_rows) else None
-        return ForwardOutput(logits, out)
+        wanted = list(range(len(token_ids)) if output_rows is None else output_rows)
+        self.num_outputs[head] += len(wanted)
+        out = np.array([self.model.output(self._keys(head, rows, row)) for row in wanted], np.float32).reshape(
+            -1, WIDTH
+        )
+        logits = [self.model.logits(head, out[wanted.index(row)]) for row in logit_rows]
+        return ForwardOutput(np.stack(logits) if logits else None, out)
 
     def _keys(self, head: int, rows: AttentionRows, row: int) -> np.ndarray:
         positions = np.arange(rows.first_keys[row], rows.positions[row] + 1)

@@ -67,16 +67,25 @@ class ModelRunner:
         return output
 
     def draft_forward(
-        self, head: int, spans: Seq[RowSpan], token_ids: Ints, hidden: Tensor, logit_rows: Ints
+        self,
+        head: int,
+        spans: Seq[RowSpan],
+        token_ids: Ints,
+        hidden: Tensor,
+        logit_rows: Ints,
+        output_rows: Ints | None = None,
     ) -> ForwardOutput:
-        """Head `head` over the spans' rows, one after the other; spans carry the tables of the head's own group."""
+        """Head `head` over the spans' rows, one after the other; spans carry the tables of the head's own group.
+
+        The caller has begun the backend's step, so that `hidden` may be an op's result. Of rows that are not among
+        output_rows (None: all are), only keys and values are computed.
+        """
         assert self.model.draft is not None
         group = self.model.layers[self.model.draft.layers[head]].kv_group
         rows = attention_rows(spans, self.model.kv_specs[group].window)
         assert len(rows.positions) == len(token_ids) == hidden.shape[0]
         attention = tuple(rows if number == group else None for number in range(len(self.model.kv_specs)))
-        flat = ForwardBatch(token_ids, rows.positions, attention, logit_rows)
-        self.backend.begin_step()
+        flat = ForwardBatch(token_ids, rows.positions, attention, logit_rows, output_rows)
         output = self.model.draft_forward(head, flat, hidden, self.kv, self.checkpoint)
         self.metrics.num_draft_passes += 1
         self.metrics.num_draft_rows += len(token_ids)

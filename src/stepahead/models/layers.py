@@ -4,11 +4,32 @@ Attribute names are the GGUF tensor names, so that a loader needs no mapping tab
 a request or a device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepahead.backends.base import AttentionRows, Backend, KVBlocks, QuantMatrix, RopeTable, Tensor
+from stepahead.backends.base import AttentionRows, Backend, Ints, KVBlocks, QuantMatrix, Rope, RopeTable, Tensor
 from stepahead.models.model import LayerSpec
 from stepahead.models.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputRows:
+    """The rows of a pass whose block output is wanted; the others leave keys and values, and nothing else."""
+
+    numbers: Ints  # ascending
+    rope: RopeTable  # of these rows
+    attention: AttentionRows  # of these rows
+
+    @classmethod
+    def of(cls, backend: Backend, numbers: Ints, rope: Rope, rows: AttentionRows) -> "OutputRows":
+        chosen = AttentionRows(
+            rows.positions[numbers],
+            rows.first_keys[numbers],
+            rows.sequences[numbers],
+            rows.block_tables,
+            rows.slots[numbers],
+        )
+        return cls(numbers, backend.rope_table(rope, chosen.positions), chosen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +73,67 @@ class Attention:
         rows: AttentionRows,
         kv: KVBlocks,
     ) -> Tensor:
-        matrices = [self.attn_q, self.attn_k, self.attn_v]
-        if self.attn_gate is not None:
-            matrices.append(self.attn_gate)
-        q, k, v, *gate = backend.linear_many(x, matrices)
+        k, v, q, *gate = backend.linear_many(x, [self.attn_k, self.attn_v, *self._queries])
+        self._write(backend, k, v, spec, eps, rope, rows, kv)
+        return self._mix(backend, q, gate, spec, eps, rope, rows, kv)
+
+    def write(
+        self,
+        backend: Backend,
+        x: Tensor,
+        spec: LayerSpec,
+        eps: float,
+        rope: RopeTable,
+        rows: AttentionRows,
+        kv: KVBlocks,
+    ) -> None:
+        """The rows' keys and values alone."""
+        k, v = backend.linear_many(x, (self.attn_k, self.attn_v))
+        self._write(backend, k, v, spec, eps, rope, rows, kv)
+
+    def read(
+        self,
+        backend: Backend,
+        x: Tensor,
+        spec: LayerSpec,
+        eps: float,
+        rope: RopeTable,
+        rows: AttentionRows,
+        kv: KVBlocks,
+    ) -> Tensor:
+        """The output of rows whose keys and values are written."""
+        q, *gate = backend.linear_many(x, self._queries)
+        return self._mix(backend, q, gate, spec, eps, rope, rows, kv)
+
+    @property
+    def _queries(self) -> tuple[QuantMatrix, ...]:
+        return (self.attn_q,) if self.attn_gate is None else (self.attn_q, self.attn_gate)
+
+    def _write(
+        self,
+        backend: Backend,
+        k: Tensor,
+        v: Tensor,
+        spec: LayerSpec,
+        eps: float,
+        rope: RopeTable,
+        rows: AttentionRows,
+        kv: KVBlocks,
+    ) -> None:
+        backend.kv_write(kv, backend.qk_norm_rope(k, self.attn_k_norm, eps, rope, spec.head_dim), v, rows)
+
+    def _mix(
+        self,
+        backend: Backend,
+        q: Tensor,
+        gate: Sequence[Tensor],  # one or none
+        spec: LayerSpec,
+        eps: float,
+        rope: RopeTable,
+        rows: AttentionRows,
+        kv: KVBlocks,
+    ) -> Tensor:
         q = backend.qk_norm_rope(q, self.attn_q_norm, eps, rope, spec.head_dim)
-        k = backend.qk_norm_rope(k, self.attn_k_norm, eps, rope, spec.head_dim)
-        backend.kv_write(kv, k, v, rows)
         mixed = backend.attention(q, kv, rows, spec.head_dim**-0.5)
         if gate:
             mixed = backend.head_gate(mixed, gate[0])
@@ -166,10 +241,27 @@ class Block:
         )
 
     def __call__(
-        self, backend: Backend, x: Tensor, eps: float, rope: RopeTable, rows: AttentionRows, kv: KVBlocks
+        self,
+        backend: Backend,
+        x: Tensor,
+        eps: float,
+        rope: RopeTable,
+        rows: AttentionRows,
+        kv: KVBlocks,
+        wanted: OutputRows | None = None,
     ) -> Tensor:
+        """The block's output, of the wanted rows (None: all)."""
         normed = backend.rms_norm(x, self.attn_norm, eps)
-        x = backend.add(x, self.attention(backend, normed, self.spec, eps, rope, rows, kv))
+        if wanted is None:
+            mixed = self.attention(backend, normed, self.spec, eps, rope, rows, kv)
+        else:
+            self.attention.write(backend, normed, self.spec, eps, rope, rows, kv)
+            x = backend.gather_rows(x, wanted.numbers)
+            if len(wanted.numbers) == 0:
+                return x
+            normed = backend.gather_rows(normed, wanted.numbers)
+            mixed = self.attention.read(backend, normed, self.spec, eps, wanted.rope, wanted.attention, kv)
+        x = backend.add(x, mixed)
         normed = backend.rms_norm(x, self.ffn_norm, eps)
         if isinstance(self.ffn, MoE):
             return backend.add(x, self.ffn(backend, normed, self.spec.expert_clamp, self.spec.clamp))

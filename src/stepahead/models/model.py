@@ -71,12 +71,15 @@ class ForwardBatch:
     positions: Ints  # (num_rows,)
     attention: tuple[AttentionRows | None, ...]  # one per Model.kv_specs; None where the pass has no such layer
     logit_rows: Ints  # (num_logits,) ascending row numbers whose logits are wanted
+    # Of a head: ascending row numbers whose output is wanted, those of logit_rows among them; None: all. Of the others
+    # the head computes keys and values alone.
+    output_rows: Ints | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardOutput:
     logits: Tensor | None  # (num_logits, number of ids); None where logit_rows is empty
-    hidden: Tensor  # (num_rows, hidden_size): the tap that the next head reads
+    hidden: Tensor  # (num_rows, hidden_size): the tap that the next head reads; of output_rows alone, if given
     logit_ids: Ints | None = None  # the token id of each column of a draft's logits; None: the whole vocabulary
 
 

@@ -8,11 +8,13 @@ by the presence of a router tensor. No sampling, no scheduling, no device code.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from stepahead.backends.base import Backend, Ints, KVBlocks, QuantMatrix, Rope, RopeTable, Tensor
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile
 from stepahead.models.draft_vocab import DraftVocab
-from stepahead.models.layers import Block, MoE
+from stepahead.models.layers import Block, MoE, OutputRows
 from stepahead.models.model import Checkpoint, DraftSpec, ForwardBatch, ForwardOutput, KVSpec, LayerSpec
 from stepahead.models.step35_config import MAX_RECURRENT_DEPTH, LayerFacts, Step35Config
 from stepahead.models.weights import FILES, MatrixSource, Weights
@@ -120,6 +122,7 @@ class Step35:
 
     def forward(self, batch: ForwardBatch, kv: Sequence[KVBlocks], checkpoint: Checkpoint) -> ForwardOutput:
         """The trunk: hidden is every row of the last block's output, before output_norm."""
+        assert batch.output_rows is None, "the trunk gives every row"
         ropes = self._rope_tables(batch.positions, self.layers[: self.num_trunk_layers])
         x = self.backend.embed(self.token_embd, batch.token_ids)
         for block in self.blk:
@@ -138,9 +141,12 @@ class Step35:
         x = backend.linear(joined, part.eh_proj)
         ropes = self._rope_tables(batch.positions, (part.block.spec,))
         x = self._run(part.block, x, ropes, batch, kv)
-        if self.draft_vocab is None or len(batch.logit_rows) == 0:
-            return ForwardOutput(self._logits(x, batch.logit_rows, part.shared_head_norm, part.shared_head_head), x)
-        normed = backend.rms_norm(backend.gather_rows(x, batch.logit_rows), part.shared_head_norm, eps)
+        logit_rows = batch.logit_rows
+        if batch.output_rows is not None:
+            logit_rows = np.searchsorted(batch.output_rows, logit_rows).astype(np.int32)
+        if self.draft_vocab is None or len(logit_rows) == 0:
+            return ForwardOutput(self._logits(x, logit_rows, part.shared_head_norm, part.shared_head_head), x)
+        normed = backend.rms_norm(backend.gather_rows(x, logit_rows), part.shared_head_norm, eps)
         logits, ids = self.draft_vocab.logits(head, normed)
         return ForwardOutput(logits, x, ids)
 
@@ -150,7 +156,10 @@ class Step35:
         spec = block.spec
         rows = batch.attention[spec.kv_group]
         assert rows is not None, f"the batch has no rows for KV group {spec.kv_group}"
-        return block(self.backend, x, self.config.eps, ropes[spec.rope], rows, kv[spec.index])
+        wanted = None
+        if batch.output_rows is not None:
+            wanted = OutputRows.of(self.backend, batch.output_rows, spec.rope, rows)
+        return block(self.backend, x, self.config.eps, ropes[spec.rope], rows, kv[spec.index], wanted)
 
     def _logits(self, x: Tensor, logit_rows: Ints, norm: Tensor, output: QuantMatrix) -> Tensor | None:
         if len(logit_rows) == 0:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +38,13 @@ class HeadRunner(Protocol):
     def kv_cache(self) -> KVCache: ...
 
     def draft_forward(
-        self, head: int, spans: Seq[RowSpan], token_ids: Ints, hidden: Tensor, logit_rows: Ints
+        self,
+        head: int,
+        spans: Seq[RowSpan],
+        token_ids: Ints,
+        hidden: Tensor,
+        logit_rows: Ints,
+        output_rows: Ints | None = None,
     ) -> ForwardOutput: ...
 
 
@@ -72,12 +79,24 @@ OnPass = Callable[[int, int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows start .. end - 1 of one job in one pass of a head; outputs from first_output on are of use."""
+    """The rows start .. end - 1 of one job in one pass of a head; outputs from first_output on are computed."""
 
     job: DraftJob
     start: int
     end: int
-    first_output: int
+    first_output: int  # start to end
+
+
+def _output_rows(rows: Seq[_Rows], ends: Seq[int]) -> Ints | None:
+    """Numbers of the rows whose output is computed; None: all."""
+    if all(part.first_output == part.start for part in rows):
+        return None
+    return np.concatenate(
+        [
+            np.arange(end - (part.end - part.first_output), end, dtype=np.int32)
+            for part, end in zip(rows, ends, strict=True)
+        ]
+    )
 
 
 def _ignore(head: int, num_rows: int, num_logits: int, seconds: float) -> None:
@@ -170,7 +189,7 @@ class HeadPasses:
             if cache.is_chained and head > 0:
                 end = min(end, cache.next_row[head - 1] + 1)  # row p reads row p - 1 of the head before
             next_head = head
-            rows.append(_Rows(job, start, end, cache.first_output[head]))
+            rows.append(_Rows(job, start, end, min(max(start, cache.first_output[head]), end)))
             room -= end - start
         return next_head, rows
 
@@ -186,19 +205,19 @@ class HeadPasses:
     def _draft(self, step: int, jobs: Seq[DraftJob], choose: Choose) -> None:
         """Pass `step` of a round: the rows a head still lacks and those of the draft so far."""
         head = min(step, self._spec.num_heads - 1)
-        rows = [
-            _Rows(
-                job,
-                job.position + step if self._is_recurring(step) else job.cache.next_row[head],
-                job.position + step + 1,
-                # A longer draft may want them, and here they cost next to nothing.
-                first_output=min(job.cache.first_exact(head), job.position + step),
-            )
-            for job in jobs
-        ]
+        rows = [self._draft_rows(job, head, step) for job in jobs]
         logits, ids = self._pass(head, rows, with_logits=True)
         for job, row in zip(jobs, logits, strict=True):
             choose(job, row, ids)
+
+    def _draft_rows(self, job: DraftJob, head: int, step: int) -> _Rows:
+        last = job.position + step
+        if self._is_recurring(step):
+            return _Rows(job, last, last + 1, last)
+        start = job.cache.next_row[head]
+        # A longer draft may want the outputs of rows that ride along, and here they cost next to nothing.
+        first_output = max(start, min(job.cache.first_exact(head), last)) if job.cache.is_chained else last
+        return _Rows(job, start, last + 1, first_output)
 
     def _is_recurring(self, step: int) -> bool:
         return self._spec.is_recurrent and step > 0
@@ -206,28 +225,38 @@ class HeadPasses:
     def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[Floats, Ints | None]:
         """One pass of one head; its rows count as run only when it is complete, for it may be abandoned."""
         backend, group = self._runner.backend, self._groups[head]
-        counts = np.array([part.end - part.start for part in rows], dtype=np.int32)
-        firsts = np.cumsum(counts, dtype=np.int32) - counts
         spans = [
-            RowSpan(part.start, part.end, part.job.sequence.kv.tables[group], part.job.cache.first_key(head))
+            RowSpan(part.start, part.end, part.job.sequence.kv.tables[group], part.job.cache.first_valid[head])
             for part in rows
         ]
         token_ids = np.array(
             [token for part in rows for token in part.job.tokens(part.start, part.end)], dtype=np.int32
         )
-        # Memory of its own: what an op returns may be recycled when the pass begins.
-        hidden = backend.zeros(int(counts.sum()), self._runner.model.hidden_size)
-        for part, first in zip(rows, firsts, strict=True):
-            self._read_inputs(head, part, hidden, int(first))
-        logit_rows = firsts + counts - 1 if with_logits else np.empty(0, dtype=np.int32)
-        start = time.perf_counter()
-        output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows)
+        ends = list(accumulate(part.end - part.start for part in rows))
+        logit_rows = np.array([end - 1 for end in ends] if with_logits else [], dtype=np.int32)
+        started = time.perf_counter()
+        backend.begin_step()
+        hidden = self._inputs(head, rows, ends[-1])
+        output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows, _output_rows(rows, ends))
         logits = np.empty((0, 0), np.float32) if output.logits is None else backend.download(output.logits)
-        seconds = time.perf_counter() - start
-        for part, first in zip(rows, firsts, strict=True):
-            self._keep_outputs(head, part, output.hidden, int(first))
+        seconds = time.perf_counter() - started
+        first = 0
+        for part in rows:
+            self._keep_outputs(head, part, output.hidden, first)
+            first += part.end - part.first_output
         self.on_pass(head, len(token_ids), len(logit_rows), seconds)
         return logits, output.logit_ids
+
+    def _inputs(self, head: int, rows: Seq[_Rows], num_rows: int) -> Tensor:
+        """The row p - 1 of the level that the head reads, for each row p."""
+        if len(rows) == 1 and rows[0].job.cache.is_chained:
+            return rows[0].job.cache.levels[head].read(rows[0].start - 1, rows[0].end - 1)
+        hidden = self._runner.backend.zeros(num_rows, self._runner.model.hidden_size)
+        first = 0
+        for part in rows:
+            self._read_inputs(head, part, hidden, first)
+            first += part.end - part.start
+        return hidden
 
     def _read_inputs(self, head: int, rows: _Rows, hidden: Tensor, first: int) -> None:
         """Fill hidden[first ..] with the row p - 1 of the level that head reads, for each row p."""
@@ -252,8 +281,7 @@ class HeadPasses:
         head_rows.extend([0] * (self._spec.num_heads - len(head_rows)))
         head_rows[head] += num_rows
         if cache.is_chained:
-            num_skipped = max(rows.first_output - rows.start, 0)
-            cache.keep_outputs(head, rows.start + num_skipped, rows.end, hidden, first + num_skipped)
+            cache.keep_outputs(head, rows.first_output, rows.end, hidden, first)
             return
         # Draft rows will be run again, from the trunk's rows: only committed ones count.
         cache.next_row[head] = min(rows.end, job.position + 1)
@@ -262,7 +290,7 @@ class HeadPasses:
             backend = self._runner.backend
             if job.links is None:
                 job.links = backend.zeros(self._spec.max_depth, self._runner.model.hidden_size)
-            last = np.array([first + num_rows - 1], dtype=np.int32)
+            last = np.array([first + rows.end - rows.first_output - 1], dtype=np.int32)
             backend.scatter_rows(job.links, np.array([step], dtype=np.int32), backend.gather_rows(hidden, last))
 
     def _claim_drafts(self, job: DraftJob) -> None:

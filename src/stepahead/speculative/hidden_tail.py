@@ -57,9 +57,13 @@ class HiddenTail:
 
     def copy(self, first: int, last: int, target: Tensor, target_row: int) -> None:
         """Copy the rows of positions first .. last - 1 to `target`, from target_row on."""
-        assert self.start <= first < last <= self.end, "a hidden row is gone"
         rows = np.arange(target_row, target_row + last - first, dtype=np.int32)
-        self._backend.scatter_rows(target, rows, self._backend.gather_rows(self._rows, self._slots(first, last)))
+        self._backend.scatter_rows(target, rows, self.read(first, last))
+
+    def read(self, first: int, last: int) -> Tensor:
+        """The rows of positions first .. last - 1, an op's result."""
+        assert self.start <= first < last <= self.end, "a hidden row is gone"
+        return self._backend.gather_rows(self._rows, self._slots(first, last))
 
     def _slots(self, first: int, last: int) -> Ints:
         slots: Ints = np.arange(first, last, dtype=np.int32) % np.int32(self._size)

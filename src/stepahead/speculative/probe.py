@@ -39,7 +39,7 @@ Times = dict["Pass", list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One kind of pass. "repeated": rows of one token; "head": logits of the last row; "kv": of a head, no logits."""
+    """One kind of pass. "repeated": rows of one token; "head": logits of the last row; "kv": of a head, no output."""
 
     kind: Kind
     num_rows: int
@@ -144,17 +144,22 @@ class _Bench:
         assert self._model.draft is not None
         group = self._model.layers[self._model.draft.layers[one.head]].kv_group
         rows = np.arange(one.num_rows, dtype=np.int32)
-        batch = self._batch(self._token_ids[: one.num_rows], [group], rows[-1:] if one.kind == "head" else rows[:0])
+        wanted = rows[-1:] if one.kind == "head" else rows[:0]
+        output_rows = None if one.kind == "head" else wanted
+        batch = self._batch(self._token_ids[: one.num_rows], [group], wanted, output_rows)
         hidden = self._backend.gather_rows(self._hidden, rows)
         return self._model.draft_forward(one.head, batch, hidden, self._kv, never_interrupt)
 
-    def _batch(self, token_ids: Ints, groups: Seq[int], logit_rows: Ints) -> ForwardBatch:
+    def _batch(
+        self, token_ids: Ints, groups: Seq[int], logit_rows: Ints, output_rows: Ints | None = None
+    ) -> ForwardBatch:
         span = RowSpan(0, len(token_ids), [0])
         attention = tuple(
             attention_rows([span], spec.window) if number in groups else None
             for number, spec in enumerate(self._model.kv_specs)
         )
-        return ForwardBatch(token_ids, np.arange(len(token_ids), dtype=np.int32), attention, logit_rows)
+        positions = np.arange(len(token_ids), dtype=np.int32)
+        return ForwardBatch(token_ids, positions, attention, logit_rows, output_rows)
 
 
 def _seed(times: Times, num_experts: dict[Pass, int], num_heads: int) -> CostSeed:
@@ -205,10 +210,7 @@ def _head_costs(times: Times, num_heads: int) -> list[float]:
 
 
 def _row_costs(times: Times) -> tuple[float, float]:
-    """(a further row of a draft pass, a row of keys and values alone), milliseconds.
-
-    The latter is what a row without logits takes: heads have no pass that leaves out more.
-    """
+    """(a further row of a draft pass, a row of keys and values alone), milliseconds."""
     single = min(times[Pass("head", 1)])
     many, keys = times.get(Pass("head", HEAD_ROWS)), times.get(Pass("kv", KV_ROWS))
     row = (min(many) - single) / (HEAD_ROWS - 1) if many else single * ROW_SHARE
