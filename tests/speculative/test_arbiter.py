@@ -37,7 +37,7 @@ def test_it_is_about_as_fast_as_the_best_fixed_depth_or_none(name: str) -> None:
     world = World()
     first = gain(world, text)
     later = gain(world, text, times=12)
-    assert first > 0.95 * best
+    assert first > 0.92 * best  # two drafts decide how it begins
     assert later > 0.98 * best
 
 

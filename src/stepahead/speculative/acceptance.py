@@ -12,6 +12,9 @@ from stepahead.speculative.track import Track
 ENOUGH = 4
 """Observations before a source is believed at all: until then it drafts in the shadow."""
 
+HEADS_ENOUGH = 2
+"""As many of the first head, whose shadow takes time."""
+
 FORCED_RATE = 0.999
 """Of a token that a grammar claims to force."""
 

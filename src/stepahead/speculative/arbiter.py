@@ -5,7 +5,7 @@ the chain of heads, whose first token may also be asked for its opinion of a cop
 is compared with the text all the same; where nothing pays, a head drafts in the shadow now and then, so that drafting
 comes back when the text turns. The text never depends on any of it.
 
-Owns no price, no calibration and no pass: speculative/{prices,acceptance,mtp,copy,forced}.py do.
+Owns no price, no calibration and no pass: speculative/{learner,mtp,copy,forced}.py do.
 """
 
 import time
@@ -18,21 +18,28 @@ from stepahead.engine.batch import ScheduledBatch
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
 from stepahead.engine.trace import OnStep
 from stepahead.models.model import Model
-from stepahead.speculative.acceptance import ENOUGH, FORCED_RATE, Acceptance, CopyJudge, HeadsJudge
+from stepahead.speculative.acceptance import ENOUGH, FORCED_RATE, HEADS_ENOUGH
 from stepahead.speculative.bid import Bid, Round
 from stepahead.speculative.calibration import margin_bin
 from stepahead.speculative.copy import CopyProposer, Match
 from stepahead.speculative.cost import CostSeed
 from stepahead.speculative.forced import forced_ids
 from stepahead.speculative.head_passes import DraftJob
+from stepahead.speculative.learner import Learner
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.policy import NO_PLAN, best_length, plan_chain, share_rows
-from stepahead.speculative.prices import ClassPrices, Prices, chain_prices
+from stepahead.speculative.prices import ClassPrices, chain_prices
 from stepahead.speculative.step_report import report
-from stepahead.speculative.track import Guess, Track
+from stepahead.speculative.track import DOUBTFUL_INTERVAL, Track
 
 USUAL_TOKENS = 256
 """What a text is expected to go on for, where its limit is further: catching up must pay within it."""
+
+SHADOW_SHARE = 0.01
+"""Of the time, that drafts may take which are made to see whether drafting would pay."""
+
+IDLE_STEPS, MAX_NAPS, SHORT_MS = 12, 6, 3.0
+"""After so many steps without a bid at most 6 are not looked at, for about 3 ms."""
 
 MIN_CATCH_UP = 16
 MAX_CATCH_UP = 512
@@ -65,39 +72,41 @@ class Arbiter:
         self.on_step: OnStep | None = None
         self.copies = CopyProposer()
         self._mtp = mtp
-        self._measure = measure
         self._runner = runner
         self._clock = clock
-        self._prices: Prices | None = None
-        self._acceptance = Acceptance(mtp.max_depth if mtp is not None else 0)
-        self._tracks: dict[int, Track] = {}  # by kv_id
+        self._learner = Learner(mtp.max_depth if mtp is not None else 0, measure)
         self._num_steps = 0
+        self._num_idle = 0  # steps without a bid
+        self._naps = self._naps_left = 0  # steps that are not looked at, since the last one that was
         self._round = Round()
         if mtp is not None:
-            mtp.on_pass(self._learn_pass)
+            mtp.on_pass(self._hear_pass)
 
     def prepare(self) -> None:
         """Measure what passes cost, unless it is known; nothing may be running."""
-        if self._prices is None:
-            self._prices = Prices(self._measure())
+        self._learner.prepare()
 
     def begin(self, sequence: Sequence) -> None:
-        track = self._tracks[sequence.kv.kv_id] = self._acceptance.new_track()
-        if self._mtp is not None and self._acceptance.heads[0].num_seen < ENOUGH:
-            track.until_shadow = 1
+        self._num_idle = self._naps = self._naps_left = 0
+        self._learner.begin(sequence)
+        self.copies.begin(sequence)
         if self._mtp is not None:
             self._mtp.begin(sequence)
-        self.copies.begin(sequence)
 
     def forget(self, kv: SequenceKV) -> None:
-        self._tracks.pop(kv.kv_id, None)
+        self._learner.forget(kv)
+        self.copies.forget(kv)
         if self._mtp is not None:
             self._mtp.forget(kv)
-        self.copies.forget(kv)
 
     # --- before the step ---
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Set the draft of every sequence; heads run, or catch up, as far as that is expected to pay."""
+        if self._naps_left > 0 and self.on_step is None:
+            self._naps_left -= 1
+            for sequence in sequences:
+                sequence.draft = NO_DRAFT
+            return
         this = self._round = Round(started=self._clock())
         heads: list[Sequence] = []  # of fixed depth
         copies: list[Sequence] = []
@@ -112,7 +121,7 @@ class Arbiter:
             limit = min(sequence.request.depth, sequence.num_remaining_tokens - 1)
             if limit <= 0 or sequence.is_aborted:
                 continue
-            if sequence.request.is_priced and self._prices is not None:
+            if sequence.request.is_priced and self._learner.prices is not None:
                 bid = self._bid(sequence, limit)
                 if bid is not None:
                     bids.append(bid)
@@ -124,14 +133,24 @@ class Arbiter:
             self._propose_fixed(heads, copies)
         if bids:
             self._propose_priced(bids)
+        self._rest(is_idle=not (bids or heads or copies) and this.num_rows == this.num_sequences > 0)
         this.proposed = self._clock()
+
+    def _rest(self, is_idle: bool) -> None:
+        """Where nothing was worth a bid for a while, look away for a few steps, if a step is so short that looking
+        costs a percent of it."""
+        self._num_idle = self._num_idle + 1 if is_idle else 0
+        self._naps = self._naps_left = 0
+        if self._num_idle >= IDLE_STEPS and self._learner.prices is not None:
+            plain = self._learner.prices.of(self._round.num_sequences).cost(self._round.num_sequences)
+            self._naps = self._naps_left = min(MAX_NAPS, int(SHORT_MS / plain))
 
     def _bid(self, sequence: Sequence, limit: int) -> Bid | None:
         """None, quickly, where nothing is to be copied and heads are known not to pay: most steps of a text that
         drafts badly end here, and should cost nothing."""
-        track, mode = self._tracks[sequence.kv.kv_id], sequence.request.speculation.mode
+        track, mode = self._learner.track(sequence), sequence.request.speculation.mode
         match = None if mode == "mtp" else self.copies.continuation(sequence, limit)
-        if match is None and sequence.grammar is None and track.rests():
+        if match is None and sequence.grammar is None and track.rests(1 + self._naps):
             return None
         track.num_steps += 1
         return Bid(sequence, track, limit, match=match)
@@ -145,12 +164,12 @@ class Arbiter:
             draft = sequence.draft
             self._round.num_rows += len(draft.token_ids)
             if draft.source == "mtp":
-                self._guess_heads(self._tracks[sequence.kv.kv_id], sequence, draft.token_ids, draft.confidence)
+                self._learner.guess_heads(sequence, draft.token_ids, draft.confidence, is_shadow=False)
 
     def _propose_priced(self, bids: list[Bid]) -> None:
-        this = self._round
-        assert self._prices is not None
-        prices = this.prices = self._prices.of(this.num_sequences)
+        this, acceptance = self._round, self._learner.acceptance
+        assert self._learner.prices is not None
+        prices = this.prices = self._learner.prices.of(this.num_sequences)
         this.rate = prices.rate
         jobs: dict[DraftJob, Bid] = {}
         for bid in bids:
@@ -159,9 +178,14 @@ class Arbiter:
                 job = self._ready_job(bid, prices)
                 if job is not None:
                     jobs[job] = bid
+                elif bid.source == "mtp":
+                    bid.source = ""
+                    self._offer_copy(bid, prices, 0.0, may_ask=False)
         if jobs:
             self._run_heads(jobs, prices)
-        lengths = share_rows([bid.chain for bid in bids], this.rate, prices.cost, this.num_rows)
+        is_young = bool(acceptance.heads) and acceptance.heads[0].num_seen < ENOUGH
+        chains = [[] if bid.is_shadow and is_young else bid.chain for bid in bids]
+        lengths = share_rows(chains, this.rate, prices.cost, this.num_rows)
         for bid, length in zip(bids, lengths, strict=True):
             if bid.token_ids or bid.match is not None:
                 self._submit(bid, length)
@@ -179,8 +203,7 @@ class Arbiter:
                 bid.source, bid.token_ids, bid.chain = "forced", token_ids, chain
         if self._mtp is not None and mode != "copy":
             gain = self._offer_heads(bid, prices, gain)
-        if bid.match is not None:
-            self._offer_copy(bid, bid.match, prices, gain)
+        self._offer_copy(bid, prices, gain)
 
     def _gain(self, chain: Seq[float], prices: ClassPrices) -> float:
         return best_length(chain, self._round.rate, prices.cost, self._round.num_rows)[1]
@@ -196,29 +219,38 @@ class Arbiter:
             return track.plan.value
         track.until_shadow -= 1
         if track.until_shadow <= 0 and not bid.source:
-            track.until_shadow = track.interval if self._acceptance.heads[0].num_seen >= ENOUGH else 1
+            track.until_shadow = self._shadow_interval(track, prices)
             bid.is_shadow = True
         return gain
 
+    def _shadow_interval(self, track: Track, prices: ClassPrices) -> int:
+        """Steps to the next draft that nobody asked for: as many as keep its share of the time small."""
+        num_seen = self._learner.acceptance.heads[0].num_seen
+        if num_seen < ENOUGH:
+            return 1 if num_seen < HEADS_ENOUGH else DOUBTFUL_INTERVAL
+        return max(track.interval, int(self._learner.heads.shadow_ms / (SHADOW_SHARE * prices.cost(1))))
+
     def _plan(self, bid: Bid, prices: ClassPrices) -> None:
-        assert self._mtp is not None and self._prices is not None and self._prices.heads is not None
+        assert self._mtp is not None
         this, track = self._round, bid.track
-        if self._acceptance.heads[0].num_seen < ENOUGH:
+        if self._learner.acceptance.heads[0].num_seen < HEADS_ENOUGH:
             track.plan, track.until_plan = NO_PLAN, 1
             return
         depth = min(bid.sequence.request.depth, self._mtp.max_depth)
-        drafting, verifying = chain_prices(prices, self._prices.heads, this.num_rows, this.num_sequences, depth)
+        drafting, verifying = chain_prices(prices, self._learner.heads, this.num_rows, this.num_sequences, depth)
         track.may_pay = any(draft + row < 1.0 for draft, row in zip(drafting, verifying, strict=True))
         if track.heads[0].mean * depth <= drafting[0]:
             track.planned(NO_PLAN)  # not even if all that follows were right and free
             return
-        rates = self._acceptance.chain_rates(track, depth)
+        rates = self._learner.acceptance.chain_rates(track, depth)
         weights = [recent.weights for recent in track.heads[:depth]]
         track.planned(plan_chain(rates, weights, drafting, verifying))
 
-    def _offer_copy(self, bid: Bid, match: Match, prices: ClassPrices, gain: float) -> None:
+    def _offer_copy(self, bid: Bid, prices: ClassPrices, gain: float, may_ask: bool = True) -> None:
         """Take the copy if it is worth more than `gain`, as it is or if the first head has its first token too."""
-        acceptance = self._acceptance
+        acceptance, match = self._learner.acceptance, bid.match
+        if match is None:
+            return
         first = acceptance.resumed if match.is_resumed else None
         if (first or acceptance.copy).num_seen < ENOUGH:
             return
@@ -227,23 +259,22 @@ class Arbiter:
         if copy_gain > gain:
             bid.source, bid.token_ids, bid.chain, bid.is_shadow = "copy", match.token_ids, chain, False
             gain = copy_gain
-        if self._ask_gain(bid, match, prices) > gain:
+        if may_ask and self._ask_gain(bid, match, prices) > gain:
             bid.source, bid.asks, bid.token_ids, bid.chain = "mtp", True, (), []
 
     def _ask_gain(self, bid: Bid, match: Match, prices: ClassPrices) -> float:
         """Expected gain of running the first head, copying if it agrees, and going on with the heads if not."""
-        acceptance, track = self._acceptance, bid.track
+        acceptance, track = self._learner.acceptance, bid.track
         if track.plan.depth == 0 or acceptance.agrees.num_seen < ENOUGH:
             return 0.0
-        assert self._prices is not None and self._prices.heads is not None
-        asking = self._round.rate * self._prices.heads(0) / self._round.num_sequences
+        asking = self._round.rate * self._learner.heads(0) / self._round.num_sequences
         agrees = acceptance.agrees.rates[0]
         chain = acceptance.copy_chain(track, match.length, len(match.token_ids), acceptance.copy_if_agreed)
         return agrees * self._gain(chain, prices) + (1.0 - agrees) * (track.plan.value + asking) - asking
 
     def _ready_job(self, bid: Bid, prices: ClassPrices) -> DraftJob | None:
         """A job whose heads can draft now; None: they cannot, or must catch up, and have done a part of that."""
-        assert self._mtp is not None and self._prices is not None and self._prices.heads is not None
+        assert self._mtp is not None
         depth = 1 if bid.is_shadow else min(bid.limit, bid.track.depth)
         job = self._mtp.job(bid.sequence, depth)
         if job is None:
@@ -251,7 +282,7 @@ class Arbiter:
         lag = self._mtp.lag(job)
         if lag == 0:
             return job
-        this, heads = self._round, self._prices.heads
+        this, heads = self._round, self._learner.heads
         plain = prices.cost(this.num_sequences)
         chunk = int(min(max(plain / heads.row_ms, MIN_CATCH_UP), MAX_CATCH_UP))
         if not bid.is_shadow and lag > chunk:
@@ -269,11 +300,12 @@ class Arbiter:
         this.catch_up_seconds += seconds
         if bid.is_shadow:
             bid.track.until_shadow = 1  # again in the next step
+            bid.track.shadow_ms += 1e3 * seconds
         return None
 
     def _run_heads(self, jobs: dict[DraftJob, Bid], prices: ClassPrices) -> None:
-        assert self._mtp is not None and self._prices is not None and self._prices.heads is not None
-        this, heads = self._round, self._prices.heads
+        assert self._mtp is not None
+        this, heads = self._round, self._learner.heads
         started = self._clock()
         this.pass_seconds.clear()
 
@@ -286,6 +318,9 @@ class Arbiter:
         seconds = self._clock() - started
         this.actual_draft_ms = 1e3 * seconds
         this.predicted_draft_ms = sum(heads(step) for step in range(len(this.pass_seconds)))
+        if len(jobs) == 1 and bid.is_shadow:
+            heads.learn_shadow(this.actual_draft_ms + bid.track.shadow_ms)
+            bid.track.shadow_ms = 0.0
         if this.pass_seconds:
             heads.learn_overhead(len(this.pass_seconds), 1e3 * (seconds - sum(this.pass_seconds)))
 
@@ -297,8 +332,9 @@ class Arbiter:
         bid.chain.append(before * bid.track.heads[step].rate(margin_bin(margin)))
         if bid.is_shadow or step + 1 >= bid.limit:
             return False
-        if step == 0 and bid.match is not None and job.token_ids[0] == bid.match.token_ids[0]:
-            return False
+        is_agreed = step == 0 and bid.match is not None and job.token_ids[0] == bid.match.token_ids[0]
+        if is_agreed and (bid.asks or self._learner.acceptance.copy_if_agreed.num_seen >= ENOUGH):
+            return False  # the copy goes on from here
         thresholds = bid.track.plan.thresholds
         if step + 1 >= len(thresholds):
             return False
@@ -306,9 +342,9 @@ class Arbiter:
 
     def _finish_heads(self, bid: Bid, job: DraftJob, prices: ClassPrices) -> None:
         """After its chain: what the heads drafted, or the copy that the first of them agrees to, if that gains more."""
-        token_ids, match, acceptance = tuple(job.token_ids), bid.match, self._acceptance
+        token_ids, match, acceptance = tuple(job.token_ids), bid.match, self._learner.acceptance
         bid.chain = bid.chain[: len(token_ids)]
-        self._guess_heads(bid.track, bid.sequence, token_ids, bid.confidence, bid.is_shadow)
+        self._learner.guess_heads(bid.sequence, token_ids, bid.confidence, bid.is_shadow)
         bid.source, bid.token_ids = "mtp", token_ids
         if match is None or not token_ids:
             return
@@ -323,66 +359,30 @@ class Arbiter:
 
     def _submit(self, bid: Bid, length: int) -> None:
         """Draft the first `length` tokens, 0: none; and let the text judge what was not drafted, too."""
-        sequence, match = bid.sequence, bid.match
+        sequence = bid.sequence
         if length:
             confidence = bid.confidence[:length] or tuple(bid.chain[:length])
             sequence.draft = Draft(bid.token_ids[:length], confidence, bid.source)
-        if match is not None and (bid.source == "copy" or not bid.track.has_copy):
-            acceptance = self._acceptance
-            first = [calibration for calibration in (bid.opinion,) if calibration is not None]
-            if match.is_resumed:
-                first.append(acceptance.resumed)
-            judge = CopyJudge(acceptance, bid.track, match.length, tuple(first), match.is_resumed)
-            bid.track.guesses.append(Guess(len(sequence.token_ids), match.token_ids, judge, is_copy=True))
+        self._learner.guess_copy(bid)
         if self.on_step is not None:
             self._round.bids[sequence.request.request_id] = bid
 
-    def _guess_heads(
-        self, track: Track, sequence: Sequence, token_ids: tuple[int, ...], margins: Seq[float], is_shadow: bool = False
-    ) -> None:
-        if token_ids:
-            bins = tuple(margin_bin(margin) for margin in margins[: len(token_ids)])
-            judge = HeadsJudge(self._acceptance, track, bins, is_shadow)
-            track.guesses.append(Guess(len(sequence.token_ids), token_ids, judge))
-
     # --- after the step ---
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
-        """Learn from the step: what the text has judged, what the pass cost, what time was worth."""
-        now, this = self._clock(), self._round
+        """Learn from the step, unless it was slept through."""
         if self._mtp is not None:
             self._mtp.observe(batch, hidden, verdicts)
+        if self._naps_left < self._naps and self.on_step is None:
+            return
+        now, growth = self._clock(), self._runner.expert_growth
         self.copies.observe(batch, hidden, verdicts)
-        self._num_steps += 1
-        has_more = False
-        for rows in batch.rows:
-            track = self._tracks.get(rows.sequence.kv.kv_id)
-            if track is not None and track.guesses:
-                track.compare(rows.sequence.token_ids)
-            has_more |= rows.end - rows.start > 1
-        # Steps without drafts or prompts are alike: every fourth tells enough.
-        if self._prices is not None and (has_more or self._num_steps % 4 == 0):
-            self._learn(batch, verdicts, now)
+        self._learner.learn(self._round, batch, verdicts, now, growth)
         if self.on_step is not None:
-            growth = self._runner.expert_growth
-            report(self.on_step, self._num_steps - 1, this, batch, verdicts, now, growth[-1] if growth else 0)
+            report(self.on_step, self._num_steps, self._round, batch, verdicts, now, growth[-1] if growth else 0)
+        self._num_steps += 1
 
-    def _learn(self, batch: ScheduledBatch, verdicts: Seq[Verdict | None], now: float) -> None:
-        assert self._prices is not None
-        this, num_rows = self._round, batch.num_rows
-        is_alone = len(batch.rows) == 1
-        if num_rows != sum(rows.num_logits for rows in batch.rows):
-            if is_alone and batch.rows[0].start == 0:
-                self._prices.learn_growth(self._runner.expert_growth)
-            return  # a step with prompt rows prices nothing
-        prices = this.prices or self._prices.of(len(batch.rows))
-        prices.cost.learn(num_rows, 1e3 * (now - this.proposed), self._runner.expert_growth if is_alone else ())
-        if all(rows.draft.source in ("", "mtp") for rows in batch.rows):
-            num_tokens = sum(len(verdict.accepted_ids) + 1 for verdict in verdicts if verdict is not None)
-            prices.earn(num_tokens, 1e3 * (now - this.started - this.catch_up_seconds))
-
-    def _learn_pass(self, head: int, num_rows: int, num_logits: int, seconds: float) -> None:
+    def _hear_pass(self, head: int, num_rows: int, num_logits: int, seconds: float) -> None:
         """Of each pass of a head; those without logits only catch up."""
         if num_logits:
             self._round.pass_seconds.append(seconds)
-            if self._prices is not None and self._prices.heads is not None:
-                self._prices.heads.learn_pass(head, 1e3 * seconds)
+            self._learner.learn_pass(head, 1e3 * seconds)

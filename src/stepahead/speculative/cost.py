@@ -18,6 +18,7 @@ _SHAPE_GAIN = 1.0 / 64.0  # of one pass, in the correction for its number of row
 _GROWTH_GAIN = 1.0 / 32.0  # of one pass, in the growth of experts
 _HEAD_GAIN = 1.0 / 32.0
 _CATCH_UP_GAIN = 1.0 / 8.0
+_SHADOW_GAIN = 1.0 / 4.0
 _TABLE_STEPS = 16  # passes between two tables: 10 us each
 _CLIP = 2.0  # a pass that took more than twice the prediction was disturbed, and tells no more than twice
 
@@ -110,11 +111,12 @@ class PassCost:
 class HeadCost:
     """Milliseconds of a round's draft passes, each head's with the rows that it usually catches up on the way."""
 
-    __slots__ = ("_head_ms", "_overhead", "row_ms")
+    __slots__ = ("_head_ms", "_overhead", "row_ms", "shadow_ms")
 
     def __init__(self, seed: CostSeed) -> None:
         self._head_ms = list(seed.head_ms)
         self._overhead = 0.0  # of a pass, outside of it: choosing a token
+        self.shadow_ms = 0.0  # of a draft that nobody asked for, with what the head had to catch up for it
         self.row_ms = 0.5 * (seed.head_row_ms + seed.kv_row_ms)  # of catching up: half the rows need no outputs
 
     def __call__(self, step: int) -> float:
@@ -134,6 +136,9 @@ class HeadCost:
         """Rows that only caught up; of all heads together."""
         if num_rows > 0:
             self.row_ms += (milliseconds / num_rows - self.row_ms) * _CATCH_UP_GAIN
+
+    def learn_shadow(self, milliseconds: float) -> None:
+        self.shadow_ms += (milliseconds - self.shadow_ms) * _SHADOW_GAIN
 
     def learn_overhead(self, num_passes: int, milliseconds: float) -> None:
         """A round of so many passes spent this long outside of them."""

@@ -61,6 +61,7 @@ class Track:
         "may_pay",
         "num_steps",
         "plan",
+        "shadow_ms",
         "until_deeper",
         "until_plan",
         "until_shadow",
@@ -74,6 +75,7 @@ class Track:
         self.num_steps = 0
         self.until_plan = 1  # steps
         self.until_shadow = FIRST_INTERVAL
+        self.shadow_ms = 0.0  # spent on catching up for the next draft in the shadow
         self.interval = FIRST_INTERVAL
         self.may_pay = True  # False: not even a draft that is certain to be right would be worth its cost
         self.until_deeper = self.deeper_interval = FIRST_INTERVAL  # rounds
@@ -92,13 +94,13 @@ class Track:
         self.until_deeper = self.deeper_interval
         return True
 
-    def rests(self) -> bool:
-        """True, and a step is counted, while heads do not pay and neither a plan nor a shadow is due."""
-        if self.plan.value > 0.0 or self.until_plan <= 1 or self.until_shadow <= 1:
+    def rests(self, num_steps: int) -> bool:
+        """True, and so many steps are counted, while heads do not pay and neither a plan nor a shadow is due."""
+        if self.plan.value > 0.0 or self.until_plan <= num_steps or self.until_shadow <= num_steps:
             return False
-        self.until_plan -= 1
-        self.until_shadow -= 1
-        self.num_steps += 1
+        self.until_plan -= num_steps
+        self.until_shadow -= num_steps
+        self.num_steps += num_steps
         return True
 
     @property
