@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stepahead.engine.batch import RowSpan
+from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.engine.request import Draft
 from stepahead.engine.runner import ModelRunner
 from stepahead.models.model import ForwardOutput
@@ -105,6 +105,29 @@ def test_draft_forward_runs_in_the_heads_group():
     assert (runner.metrics.num_draft_passes, runner.metrics.num_draft_rows) == (1, 3)
     # Whoever made `hidden` has begun the step.
     assert (runner.metrics.num_trunk_passes, runner.backend.num_steps) == (0, 0)
+
+
+@pytest.mark.parametrize("window", [None, 1, 16, 64, 512])
+def test_rows_of_a_lone_sequence_are_those_it_has_beside_another(window):
+    rng = np.random.default_rng(window or 0)
+    for _ in range(50):
+        start = int(rng.integers(0, 300))
+        end = start + int(rng.integers(1, 200))
+        table = rng.permutation(20)[: -(-end // 64) + int(rng.integers(0, 3))].tolist()
+        span = RowSpan(start, end, table, first_valid=int(rng.integers(0, start + 1)))
+        alone = attention_rows([span], window)
+        beside = attention_rows([span, RowSpan(0, 1, table[:1])], window)
+        for name in ("positions", "first_keys", "sequences", "slots"):
+            found = getattr(alone, name)
+            assert found.dtype == np.int32 and found.flags.c_contiguous
+            assert found.tolist() == getattr(beside, name)[:-1].tolist()
+        assert alone.block_tables.tolist() == beside.block_tables[:1].tolist()
+
+
+def test_a_row_without_a_block_is_refused():
+    for spans in ([RowSpan(60, 70, [3, -1])], [RowSpan(60, 70, [3, -1]), RowSpan(0, 1, [0])]):
+        with pytest.raises(AssertionError, match="no block"):
+            attention_rows(spans, None)
 
 
 def test_a_pass_without_logits_has_no_rows_of_them():

@@ -43,6 +43,8 @@ class RowSpan:
 
 def attention_rows(spans: Seq[RowSpan], window: int | None) -> AttentionRows:
     """The rows of all spans, one after the other, as attention needs them in one KV group."""
+    if len(spans) == 1:
+        return _rows_of_one(spans[0], window)
     positions = np.concatenate([np.arange(span.start, span.end, dtype=np.int32) for span in spans])
     lengths = np.array([span.end - span.start for span in spans], dtype=np.int32)
     sequences = np.repeat(np.arange(len(spans), dtype=np.int32), lengths)
@@ -54,6 +56,21 @@ def attention_rows(spans: Seq[RowSpan], window: int | None) -> AttentionRows:
     assert blocks.min(initial=0) >= 0, "a scheduled row has no block"
     slots = blocks * BLOCK_SIZE + positions % BLOCK_SIZE
     return AttentionRows(positions, first_keys, sequences, tables, slots.astype(np.int32))
+
+
+def _rows_of_one(span: RowSpan, window: int | None) -> AttentionRows:
+    """The same for one sequence, in half the time: every step and every draft pass of a lone request asks."""
+    positions = np.arange(span.start, span.end, dtype=np.int32)
+    first_keys = np.full(len(positions), span.first_valid, dtype=np.int32)
+    if window is not None:
+        first_keys = np.maximum(first_keys, positions - np.int32(window - 1))
+    slots = positions.copy()
+    for index in range(span.start // BLOCK_SIZE, -(-span.end // BLOCK_SIZE)):
+        assert span.table[index] >= 0, "a scheduled row has no block"
+        first = max(index * BLOCK_SIZE - span.start, 0)
+        slots[first : (index + 1) * BLOCK_SIZE - span.start] += (span.table[index] - index) * BLOCK_SIZE
+    sequences = np.zeros(len(positions), dtype=np.int32)
+    return AttentionRows(positions, first_keys, sequences, np.array([span.table], dtype=np.int32), slots)
 
 
 def _pad_tables(spans: Seq[RowSpan]) -> Ints:

@@ -102,7 +102,7 @@ class ModelRunner:
             None if spec.is_draft else attention_rows(_spans(batch, group), spec.window)
             for group, spec in enumerate(self.model.kv_specs)
         )
-        positions = np.concatenate([np.arange(rows.start, rows.end, dtype=np.int32) for rows in batch.rows])
+        positions = next(rows.positions for rows in attention if rows is not None)
         token_ids = np.array([token for rows in batch.rows for token in _row_tokens(rows)], dtype=np.int32)
         logit_rows = np.array([row for rows in batch.rows for row in _logit_rows(rows)], dtype=np.int32)
         return ForwardBatch(token_ids, positions, attention, logit_rows)
