@@ -9,11 +9,14 @@ from stepahead.cli.chat_session import ChatSession
 
 REF = ("--backend", "reference")
 
+DRAFTING = Speculation(mode="mtp", depth=1, adaptive=False)
+"""Whether `auto` drafts within eight tokens depends on the machine; a fixed depth always does."""
+
 
 @pytest.fixture
 def session(chat_model):
     with LLM(chat_model, backend="reference", context_length=256) as llm:
-        yield ChatSession(llm, SamplingParams(max_tokens=8, ignore_eos=True), Speculation(), None)
+        yield ChatSession(llm, SamplingParams(max_tokens=8, ignore_eos=True), DRAFTING, None)
 
 
 def talk(session: ChatSession, *lines: str) -> None:
