@@ -89,10 +89,20 @@ void check_scatter(const char* op, const Buffer& target, const Ints& rows, const
   }
 }
 
-void py_scatter_rows(Context& context, Buffer& target, const Ints& rows, const Buffer& x) {
-  check_scatter("scatter_rows", target, rows, x);
+void check_span(const char* op, const char* name, const Buffer& x, size_t first, size_t num_rows) {
+  check(first <= x.rows() && num_rows <= x.rows() - first, op, ": ", num_rows, " rows from ", first, " of ", name, " ",
+        shape(x));
+}
+
+void py_copy_rows(Context& context, Buffer& target, size_t target_row, const Buffer& source, size_t source_row,
+                  size_t num_rows) {
+  const char* op = "copy_rows";
+  check(target.width() == source.width(), op, ": target ", shape(target), " is not as wide as source ", shape(source));
+  check(&target != &source, op, ": target and source are the same tensor");
+  check_span(op, "target", target, target_row, num_rows);
+  check_span(op, "source", source, source_row, num_rows);
   const OpScope scope;
-  scatter_rows(context, target, rows.data(), x);
+  copy_rows(context, target, target_row, source, source_row, num_rows);
 }
 
 void py_add_scaled_rows(Context& context, Buffer& target, const Ints& rows, const Array1<float>& weights,
@@ -282,7 +292,8 @@ void bind_ops(nb::class_<Context>& context) {
       .def("exp", &py_exp, arg("x"))
       .def("concat", &py_concat, arg("x"), arg("y"))
       .def("gather_rows", &py_gather_rows, arg("x"), arg("rows").noconvert())
-      .def("scatter_rows", &py_scatter_rows, arg("target"), arg("rows").noconvert(), arg("x"))
+      .def("copy_rows", &py_copy_rows, arg("target"), arg("target_row"), arg("source"), arg("source_row"),
+           arg("num_rows"))
       .def("add_scaled_rows", &py_add_scaled_rows, arg("target"), arg("rows").noconvert(), arg("weights").noconvert(),
            arg("x"))
       .def("argmax", &py_argmax, arg("x"))

@@ -37,11 +37,11 @@ void gather_rows(Context& context, const Buffer& x, const int32_t* rows, Buffer&
   });
 }
 
-void scatter_rows(Context& context, Buffer& target, const int32_t* rows, const Buffer& x) {
-  context.run(x.rows(), x.size(), [&](size_t begin, size_t end) noexcept {
-    for (size_t r = begin; r < end; ++r) {
-      std::memcpy(target.row(static_cast<size_t>(rows[r])), x.row(r), x.width() * sizeof(float));
-    }
+void copy_rows(Context& context, Buffer& target, size_t target_row, const Buffer& source, size_t source_row,
+               size_t num_rows) {
+  const size_t width = source.width();
+  context.run(num_rows, num_rows * width, [&](size_t begin, size_t end) noexcept {
+    std::memcpy(target.row(target_row + begin), source.row(source_row + begin), (end - begin) * width * sizeof(float));
   });
 }
 

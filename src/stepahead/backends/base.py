@@ -193,8 +193,8 @@ class Backend(Protocol):
 
     def gather_rows(self, x: Tensor, rows: Ints) -> Tensor: ...
 
-    def scatter_rows(self, target: Tensor, rows: Ints, x: Tensor) -> None:
-        """target[rows] = x, in place; `rows` are distinct."""
+    def copy_rows(self, target: Tensor, target_row: int, source: Tensor, source_row: int, num_rows: int) -> None:
+        """Rows source_row .. of `source` become rows target_row .. of `target`, in place; they are two tensors."""
         ...
 
     def argmax(self, x: Tensor) -> Ints:

@@ -270,10 +270,8 @@ class HeadPasses:
             cache.levels[0].copy(rows.start - 1, last - 1, hidden, first)
         if rows.end > drafted:
             assert job.links is not None
-            links = np.arange(drafted - job.position - 1, rows.end - job.position - 1, dtype=np.int32)
-            targets = np.arange(first + drafted - rows.start, first + rows.end - rows.start, dtype=np.int32)
-            backend = self._runner.backend
-            backend.scatter_rows(hidden, targets, backend.gather_rows(job.links, links))
+            link, target = drafted - job.position - 1, first + drafted - rows.start
+            self._runner.backend.copy_rows(hidden, target, job.links, link, rows.end - drafted)
 
     def _keep_outputs(self, head: int, rows: _Rows, hidden: Tensor, first: int) -> None:
         job, cache, num_rows = rows.job, rows.job.cache, rows.end - rows.start
@@ -290,8 +288,7 @@ class HeadPasses:
             backend = self._runner.backend
             if job.links is None:
                 job.links = backend.zeros(self._spec.max_depth, self._runner.model.hidden_size)
-            last = np.array([first + rows.end - rows.first_output - 1], dtype=np.int32)
-            backend.scatter_rows(job.links, np.array([step], dtype=np.int32), backend.gather_rows(hidden, last))
+            backend.copy_rows(job.links, step, hidden, first + rows.end - rows.first_output - 1, 1)
 
     def _claim_drafts(self, job: DraftJob) -> None:
         """Blocks for the whole draft, or for as much of it as there are blocks."""

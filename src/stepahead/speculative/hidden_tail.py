@@ -4,6 +4,8 @@ Level 0 is the trunk's tap, level k + 1 the outputs of head k. Rows are named by
 host. This file knows nothing about heads, drafts or requests.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from stepahead.backends.base import Backend, Ints, Tensor
@@ -52,13 +54,15 @@ class HiddenTail:
             self.restart(position)
         end = position + num_rows
         self._reserve(end - self.start)
-        self._write(self._slots(position, end), source, first_row, num_rows)
+        for offset, slot, count in self._runs(position, end):
+            self._backend.copy_rows(self._rows, slot, source, first_row + offset, count)
         self.start, self.end = max(self.start, end - self._size), end
 
     def copy(self, first: int, last: int, target: Tensor, target_row: int) -> None:
         """Copy the rows of positions first .. last - 1 to `target`, from target_row on."""
-        rows = np.arange(target_row, target_row + last - first, dtype=np.int32)
-        self._backend.scatter_rows(target, rows, self.read(first, last))
+        assert self.start <= first <= last <= self.end, "a hidden row is gone"
+        for offset, slot, count in self._runs(first, last):
+            self._backend.copy_rows(target, target_row + offset, self._rows, slot, count)
 
     def read(self, first: int, last: int) -> Tensor:
         """The rows of positions first .. last - 1, an op's result."""
@@ -69,6 +73,15 @@ class HiddenTail:
         slots: Ints = np.arange(first, last, dtype=np.int32) % np.int32(self._size)
         return slots
 
+    def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """Stretches of slots that positions first .. last - 1 fill: (position - first, slot, count), at most two."""
+        position = first
+        while position < last:
+            slot = position % self._size
+            count = min(last - position, self._size - slot)
+            yield position - first, slot, count
+            position += count
+
     def _reserve(self, num_rows: int) -> None:
         """Make room for num_rows, as far as the capacity goes; stored rows move to where the new size puts them."""
         if num_rows <= self._size or self._size == self._capacity:
@@ -77,9 +90,5 @@ class HiddenTail:
         size = size if self._capacity is None else min(size, self._capacity)
         kept = self._backend.gather_rows(self._rows, self._slots(self.start, self.end))
         self._rows, self._size = self._backend.zeros(size, self._width), size
-        if self.end > self.start:
-            self._backend.scatter_rows(self._rows, self._slots(self.start, self.end), kept)
-
-    def _write(self, slots: Ints, source: Tensor, first_row: int, num_rows: int) -> None:
-        rows = np.arange(first_row, first_row + num_rows, dtype=np.int32)
-        self._backend.scatter_rows(self._rows, slots, self._backend.gather_rows(source, rows))
+        for offset, slot, count in self._runs(self.start, self.end):
+            self._backend.copy_rows(self._rows, slot, kept, offset, count)

@@ -133,20 +133,21 @@ def test_qk_norm_rope(has_weight: bool, head_dim: int, rotated: int) -> None:
     rows_alone(compute, 5)
 
 
-def test_gather_and_scatter() -> None:
+def test_gather_and_copy() -> None:
     x = normal(np.random.default_rng(0), 9, 33)
     rows = ints(8, 0, 0, 3)
     assert_same_bits(on_all(lambda b: b.gather_rows(b.upload(x), rows).numpy()), x[rows])
     assert BEST.gather_rows(BEST.upload(x), ints()).shape == (0, 33)
 
-    def scattered(b):
+    def copied(b):
         target = b.zeros(5, 33)
-        b.scatter_rows(target, ints(4, 0, 2), b.upload(x[:3]))
+        b.copy_rows(target, 1, b.upload(x), 5, 3)
+        b.copy_rows(target, 5, b.upload(x), 9, 0)
         return target.numpy()
 
     expected = np.zeros((5, 33), np.float32)
-    expected[[4, 0, 2]] = x[:3]
-    assert_same_bits(on_all(scattered), expected)
+    expected[1:4] = x[5:8]
+    assert_same_bits(on_all(copied), expected)
 
 
 def test_argmax() -> None:
@@ -173,9 +174,10 @@ def test_wrong_shapes_and_types_are_refused() -> None:
         "add": lambda: b.add(x, b.zeros(2, 9)),
         "concat": lambda: b.concat(x, b.zeros(3, 8)),
         "gather_rows": lambda: b.gather_rows(x, ints(0, 2)),
-        "twice": lambda: b.scatter_rows(x, ints(1, 1), b.zeros(2, 8)),
-        "scatter_rows": lambda: b.scatter_rows(x, ints(1), b.zeros(2, 8)),
-        "same tensor": lambda: b.scatter_rows(x, ints(0, 1), x),
+        "as wide": lambda: b.copy_rows(x, 0, b.zeros(2, 9), 0, 1),
+        "2 rows from 1 of target": lambda: b.copy_rows(x, 1, b.zeros(2, 8), 0, 2),
+        "1 rows from 3 of source": lambda: b.copy_rows(x, 0, b.zeros(2, 8), 3, 1),
+        "same tensor": lambda: b.copy_rows(x, 0, x, 1, 1),
         "swiglu": lambda: b.swiglu(x, b.zeros(1, 16), 0.0),
         "head_gate": lambda: b.head_gate(x, b.zeros(2, 3)),
         "whole heads": lambda: b.qk_norm_rope(x, None, 1e-5, table, 3),

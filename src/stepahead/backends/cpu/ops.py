@@ -136,9 +136,8 @@ class CpuBackend:
         _check_array("gather_rows", rows, np.int32, 1)
         return self._context.gather_rows(x, np.ascontiguousarray(rows))
 
-    def scatter_rows(self, target: Handle, rows: Ints, x: Handle) -> None:
-        _check_array("scatter_rows", rows, np.int32, 1)
-        self._context.scatter_rows(target, np.ascontiguousarray(rows), x)
+    def copy_rows(self, target: Handle, target_row: int, source: Handle, source_row: int, num_rows: int) -> None:
+        self._context.copy_rows(target, target_row, source, source_row, num_rows)
 
     def argmax(self, x: Handle) -> Ints:
         return self._context.argmax(x)

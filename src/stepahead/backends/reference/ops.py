@@ -153,8 +153,8 @@ class ReferenceBackend:
     def gather_rows(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]
 
-    def scatter_rows(self, target: Floats, rows: Ints, x: Floats) -> None:
-        target[rows] = x
+    def copy_rows(self, target: Floats, target_row: int, source: Floats, source_row: int, num_rows: int) -> None:
+        target[target_row : target_row + num_rows] = source[source_row : source_row + num_rows]
 
     def argmax(self, x: Floats) -> Ints:
         best: Ints = np.where(np.isnan(x), -np.inf, x).argmax(axis=1).astype(np.int32)
