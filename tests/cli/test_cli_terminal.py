@@ -11,7 +11,8 @@ GREEN = "\x1b[32m"
 
 
 def test_accepted_draft_tokens_are_green_in_a_terminal(terminal, model_path):
-    shown = terminal("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 32)
+    flags = ("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 32)
+    shown = terminal(*flags, "--depth", 2)
     assert shown.wait() == 0
     assert GREEN in shown.shown
     assert "tokens/step" in shown.shown

@@ -34,11 +34,12 @@ def test_it_is_about_as_fast_as_the_best_fixed_depth_or_none(name: str) -> None:
     text = random_text(400, PROFILES[name], seed=3)
     depths = [Speculation("mtp", depth, adaptive=False) for depth in (1, 2, 3)]
     best = max(1.0, *(gain(World(), text, depth, times=6) for depth in depths))
-    world = World()
-    first = gain(world, text)
-    later = gain(world, text, times=12)
-    assert first > 0.92 * best  # two drafts decide how it begins
-    assert later > 0.98 * best
+    worlds = [World(luck=luck) for luck in range(8)]
+    firsts = [gain(world, text) for world in worlds]
+    later = [gain(world, text, times=3) for world in worlds]
+    assert min(firsts) > 0.85 * best  # two drafts decide how it begins
+    assert sum(firsts) > 0.96 * best * len(worlds)
+    assert sum(later) > 0.98 * best * len(worlds)
 
 
 @pytest.mark.parametrize("vocab", [5000, 6])  # nothing to copy, or copies that mislead

@@ -11,6 +11,7 @@ from stepahead.speculative.mtp import MtpProposer
 from support.toy_heads import VOCAB, Simulation, ToyModel, ToyRunner, naive_draft
 
 CHAINS = ("exact", "catchup")
+MERGED = 16
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -20,12 +21,20 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 class Drafting:
     """A sequence whose heads are run by hand."""
 
-    def __init__(self, window: int | None, chain: str = "exact", length: int = 200, max_rows: int = 512, **kwargs):
+    def __init__(
+        self,
+        window: int | None,
+        chain: str = "exact",
+        length: int = 200,
+        max_rows: int = 512,
+        merged: int = MERGED,
+        **kwargs,
+    ):
         self.runner = ToyRunner(ToyModel(window=window), **kwargs)
         self.proposer = MtpProposer(self.runner, Sampler(), max_rows)
         self.simulation = Simulation(self.proposer, self.runner, prompt(length), Speculation(chain=chain), 3)
         self.simulation.prefill(50)
-        self.passes = HeadPasses(self.runner, self.runner.model.draft, max_rows)
+        self.passes = HeadPasses(self.runner, self.runner.model.draft, max_rows, merged)
         self.chain = chain
 
     def job(self, depth: int) -> DraftJob:
@@ -79,7 +88,7 @@ def test_heads_catch_up_while_the_text_goes_on(chain: str, depth: int, window: i
         before = [*drafting.simulation.sequence.stats.head_rows, 0, 0, 0][:3]
         drafting.draft(depth)
         rows = [now - b for now, b in zip(drafting.simulation.sequence.stats.head_rows, before, strict=True)]
-        assert max(rows) <= MERGED_ROWS + depth  # nothing was left to the first token
+        assert max(rows) <= MERGED + depth  # nothing was left to the first token
         drafting.go_on(100)
 
 
@@ -87,7 +96,7 @@ def test_heads_catch_up_while_the_text_goes_on(chain: str, depth: int, window: i
 def test_a_catch_up_of_several_jobs_shares_its_rows(chain: str) -> None:
     runner = ToyRunner(ToyModel(window=30))
     proposer = MtpProposer(runner, Sampler())
-    passes = HeadPasses(runner, runner.model.draft)
+    passes = HeadPasses(runner, runner.model.draft, merged_rows=MERGED)
     simulations = [
         Simulation(proposer, runner, prompt(length, length), Speculation(chain=chain), 3) for length in (40, 90, 200)
     ]
@@ -150,10 +159,10 @@ def test_lag_is_what_a_catch_up_runs() -> None:
     lag = drafting.passes.lag(drafting.job(3))
     assert drafting.passes.catch_up([drafting.job(3)], 1000) == lag
     assert sum(drafting.simulation.sequence.stats.head_rows) == lag
-    drafting.go_on(MERGED_ROWS)
+    drafting.go_on(MERGED)
     assert drafting.passes.lag(drafting.job(3)) == 0
     drafting.go_on(1)
-    assert drafting.passes.lag(drafting.job(3)) == 3 * (MERGED_ROWS + 1)
+    assert drafting.passes.lag(drafting.job(3)) == 3 * (MERGED + 1)
 
 
 def test_rows_that_lag_a_little_ride_along() -> None:
@@ -161,10 +170,10 @@ def test_rows_that_lag_a_little_ride_along() -> None:
     drafting.draft(3)
     passes: list[tuple[int, int, int]] = []
     drafting.passes.on_pass = lambda head, rows, logits, seconds: passes.append((head, rows, logits))
-    drafting.go_on(MERGED_ROWS)
+    drafting.go_on(MERGED)
     drafting.draft(3)
     # The last draft's rows were not confirmed, but for the last token's own.
-    assert passes == [(0, MERGED_ROWS, 1), (1, MERGED_ROWS + 1, 1), (2, MERGED_ROWS + 2, 1)]
+    assert passes == [(0, MERGED, 1), (1, MERGED + 1, 1), (2, MERGED + 2, 1)]
     passes.clear()
     drafting.go_on(1)
     drafting.draft(1)
@@ -214,7 +223,7 @@ def test_choose_may_end_a_draft_and_let_it_go_on_up_to_its_first_depth(window: i
 @pytest.mark.parametrize("window", [None, 2, 20, 70])
 def test_any_depths_any_budgets_and_pauses(window: int | None, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    drafting = Drafting(window, length=int(rng.integers(2, 150)))
+    drafting = Drafting(window, length=int(rng.integers(2, 150)), merged=(MERGED, MERGED_ROWS)[seed % 2])
     for _ in range(50):
         depth = int(rng.integers(0, 4))
         if rng.integers(0, 2):

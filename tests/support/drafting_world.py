@@ -88,8 +88,10 @@ class FakeHeads:
         (job,) = jobs
         rows = min(max_rows, self.lag(job))
         self.lags[job.sequence.request.request_id] -= rows
-        self.world.now += self.world.seed.head_row_ms * rows
-        self.world.longest_wait = max(self.world.longest_wait, self.world.seed.head_row_ms * rows)
+        milliseconds = self.world.seed.head_row_ms * rows
+        self.world.now += milliseconds
+        self.world.longest_wait = max(self.world.longest_wait, milliseconds)
+        self.hear(0, rows, 0, milliseconds / 1e3)
         return rows
 
     def draft(self, jobs, wants_more):
@@ -120,13 +122,13 @@ class FakeHeads:
 class World:
     """Runs texts through one arbiter, one after the other or side by side."""
 
-    def __init__(self, seed: CostSeed = SEED, overhead: float = 0.0, first_lag: int = 0) -> None:
+    def __init__(self, seed: CostSeed = SEED, overhead: float = 0.0, first_lag: int = 0, luck: int = 7) -> None:
         self.seed = seed
         self.costs = interpolate(seed.rows, seed.pass_ms, 200)
         self.now = 0.0  # milliseconds
         self.longest_wait = 0.0
         self.first_lag = first_lag
-        self.rng = np.random.default_rng(7)
+        self.rng = np.random.default_rng(luck)
         self.heads = FakeHeads(self)
         runner = SimpleNamespace(model=SimpleNamespace(vocab_size=5000), expert_growth=())
         self.arbiter = Arbiter(self.heads, lambda: seed, runner, clock=lambda: self.now / 1e3)

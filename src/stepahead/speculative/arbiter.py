@@ -35,11 +35,11 @@ from stepahead.speculative.track import DOUBTFUL_INTERVAL, Track
 USUAL_TOKENS = 256
 """What a text is expected to go on for, where its limit is further: catching up must pay within it."""
 
-SHADOW_SHARE = 0.01
-"""Of the time, that drafts may take which are made to see whether drafting would pay."""
+HOPELESS = 0.3
+"""Acceptance of the first head: below, it is not in a hurry to be known better."""
 
 IDLE_STEPS, MAX_NAPS, SHORT_MS = 12, 6, 3.0
-"""After so many steps without a bid at most 6 are not looked at, for about 3 ms."""
+"""After so many steps without a draft at most 6 are not looked at, for about 3 ms."""
 
 MIN_CATCH_UP = 16
 MAX_CATCH_UP = 512
@@ -76,7 +76,7 @@ class Arbiter:
         self._clock = clock
         self._learner = Learner(mtp.max_depth if mtp is not None else 0, measure)
         self._num_steps = 0
-        self._num_idle = 0  # steps without a bid
+        self._num_idle = 0  # steps without a draft
         self._naps = self._naps_left = 0  # steps that are not looked at, since the last one that was
         self._round = Round()
         if mtp is not None:
@@ -133,11 +133,12 @@ class Arbiter:
             self._propose_fixed(heads, copies)
         if bids:
             self._propose_priced(bids)
-        self._rest(is_idle=not (bids or heads or copies) and this.num_rows == this.num_sequences > 0)
+        has_drafted = this.pass_seconds or this.catch_up_seconds or any(bid.sequence.draft.token_ids for bid in bids)
+        self._rest(is_idle=not (has_drafted or heads or copies) and this.num_rows == this.num_sequences > 0)
         this.proposed = self._clock()
 
     def _rest(self, is_idle: bool) -> None:
-        """Where nothing was worth a bid for a while, look away for a few steps, if a step is so short that looking
+        """Where nothing was worth a draft for a while, look away for a few steps, if a step is so short that looking
         costs a percent of it."""
         self._num_idle = self._num_idle + 1 if is_idle else 0
         self._naps = self._naps_left = 0
@@ -225,10 +226,12 @@ class Arbiter:
 
     def _shadow_interval(self, track: Track, prices: ClassPrices) -> int:
         """Steps to the next draft that nobody asked for: as many as keep its share of the time small."""
-        num_seen = self._learner.acceptance.heads[0].num_seen
-        if num_seen < ENOUGH:
-            return 1 if num_seen < HEADS_ENOUGH else DOUBTFUL_INTERVAL
-        return max(track.interval, int(self._learner.heads.shadow_ms / (SHADOW_SHARE * prices.cost(1))))
+        first = self._learner.acceptance.heads[0]
+        if first.num_seen < HEADS_ENOUGH:
+            return 1
+        if first.num_seen < ENOUGH and first.mean > HOPELESS:
+            return DOUBTFUL_INTERVAL
+        return max(track.interval, self._learner.rest_steps(prices))
 
     def _plan(self, bid: Bid, prices: ClassPrices) -> None:
         assert self._mtp is not None
@@ -293,20 +296,16 @@ class Arbiter:
         if lag <= chunk:
             return job
         started = self._clock()
-        num_rows = self._mtp.catch_up([job], chunk)
-        seconds = self._clock() - started
-        heads.learn_catch_up(num_rows, 1e3 * seconds)
-        this.num_catch_up_rows += num_rows
-        this.catch_up_seconds += seconds
+        self._mtp.catch_up([job], chunk)
         if bid.is_shadow:
             bid.track.until_shadow = 1  # again in the next step
-            bid.track.shadow_ms += 1e3 * seconds
+            bid.track.shadow_ms += 1e3 * (self._clock() - started)
         return None
 
     def _run_heads(self, jobs: dict[DraftJob, Bid], prices: ClassPrices) -> None:
         assert self._mtp is not None
         this, heads = self._round, self._learner.heads
-        started = self._clock()
+        started, before = self._clock(), this.catch_up_seconds
         this.pass_seconds.clear()
 
         def wants_more(job: DraftJob, margin: float) -> bool:
@@ -322,7 +321,8 @@ class Arbiter:
             heads.learn_shadow(this.actual_draft_ms + bid.track.shadow_ms)
             bid.track.shadow_ms = 0.0
         if this.pass_seconds:
-            heads.learn_overhead(len(this.pass_seconds), 1e3 * (seconds - sum(this.pass_seconds)))
+            outside = seconds - sum(this.pass_seconds) - (this.catch_up_seconds - before)
+            heads.learn_overhead(len(this.pass_seconds), 1e3 * outside)
 
     def _wants_more(self, bid: Bid, job: DraftJob, margin: float) -> bool:
         """After each drafted token: enter it, and say whether one more is worth a pass."""
@@ -383,6 +383,10 @@ class Arbiter:
 
     def _hear_pass(self, head: int, num_rows: int, num_logits: int, seconds: float) -> None:
         """Of each pass of a head; those without logits only catch up."""
+        this = self._round
+        self._learner.learn_pass(head, num_rows, num_logits, 1e3 * seconds)
         if num_logits:
-            self._round.pass_seconds.append(seconds)
-            self._learner.learn_pass(head, 1e3 * seconds)
+            this.pass_seconds.append(seconds)
+        else:
+            this.num_catch_up_rows += num_rows
+            this.catch_up_seconds += seconds

@@ -127,10 +127,11 @@ class HeadCost:
         """Predicted milliseconds of num_rows rows that only catch up."""
         return num_rows * self.row_ms
 
-    def learn_pass(self, head: int, milliseconds: float) -> None:
-        """One draft pass of a head."""
+    def learn_pass(self, head: int, milliseconds: float, has_few_rows: bool = True) -> None:
+        """One draft pass of a head. One that took many rows along tells only what a pass does not exceed."""
         old = self._head_ms[head]
-        self._head_ms[head] += (min(milliseconds, _CLIP * old) - old) * _HEAD_GAIN
+        limit = _CLIP * old if has_few_rows else old
+        self._head_ms[head] += (min(milliseconds, limit) - old) * _HEAD_GAIN
 
     def learn_catch_up(self, num_rows: int, milliseconds: float) -> None:
         """Rows that only caught up; of all heads together."""

@@ -101,7 +101,9 @@ class HeadCache:
             self.truncate(start)  # the sequence was rolled back since
         if num_computed > start:
             self.levels[0].store(start, hidden, first_row, num_computed - start)
-        self.truncate(num_computed)
+        if num_computed < max(self.next_row) or num_computed <= start:
+            self.truncate(num_computed)
+        self.num_computed = num_computed
 
     def prepare(self, position: int, num_heads: int) -> None:
         """Before drafting from `position` with the first num_heads heads: those that cannot go on start anew."""

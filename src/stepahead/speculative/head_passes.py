@@ -23,8 +23,11 @@ from stepahead.speculative.head_cache import HeadCache
 MAX_ROWS = 512
 """Rows of a catch-up pass, all sequences together: bounds scratch memory, and is plenty for a kernel to be busy."""
 
-MERGED_ROWS = 16
+MERGED_ROWS = 64
 """Rows that a head may lag and yet draft: they ride along in the draft pass, which reads the weights anyway."""
+
+FREE_ROWS = 16
+"""Rows whose outputs a draft pass computes on the way though it has no use for them: a longer draft may."""
 
 
 class HeadRunner(Protocol):
@@ -106,11 +109,13 @@ def _ignore(head: int, num_rows: int, num_logits: int, seconds: float) -> None:
 class HeadPasses:
     """Passes over the heads of one model. Head k's rows stand in the KV group of its own layer."""
 
-    def __init__(self, runner: HeadRunner, spec: DraftSpec, max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self, runner: HeadRunner, spec: DraftSpec, max_rows: int = MAX_ROWS, merged_rows: int = MERGED_ROWS
+    ) -> None:
         self._runner = runner
         self._spec = spec
         self._max_rows = max_rows
-        self._merged_rows = min(MERGED_ROWS, max_rows)
+        self._merged_rows = min(merged_rows, max_rows)
         self.on_pass: OnPass = _ignore
         self._groups = [runner.model.layers[layer].kv_group for layer in spec.layers]
 
@@ -215,9 +220,11 @@ class HeadPasses:
         if self._is_recurring(step):
             return _Rows(job, last, last + 1, last)
         start = job.cache.next_row[head]
-        # A longer draft may want the outputs of rows that ride along, and here they cost next to nothing.
-        first_output = max(start, min(job.cache.first_exact(head), last)) if job.cache.is_chained else last
-        return _Rows(job, start, last + 1, first_output)
+        if not job.cache.is_chained:
+            return _Rows(job, start, last + 1, last)
+        # A few outputs cost next to nothing here, and a longer draft may want them.
+        of_use = job.cache.first_exact(head) if last - start <= FREE_ROWS else job.cache.first_output[head]
+        return _Rows(job, start, last + 1, max(start, min(of_use, last)))
 
     def _is_recurring(self, step: int) -> bool:
         return self._spec.is_recurrent and step > 0

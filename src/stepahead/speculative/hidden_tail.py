@@ -45,6 +45,10 @@ class HiddenTail:
 
         A gap cannot be bridged: rows that do not follow the stored ones replace them.
         """
+        if num_rows == 1 and position == self.end and position - self.start < self._size:  # most steps
+            self._backend.copy_rows(self._rows, position % self._size, source, first_row, 1)
+            self.end += 1
+            return
         if not self.start <= position <= self.end:
             self.restart(position)
         self.truncate(position)

@@ -13,8 +13,14 @@ from stepahead.speculative.acceptance import HEADS_ENOUGH, Acceptance, CopyJudge
 from stepahead.speculative.bid import Bid, Round
 from stepahead.speculative.calibration import margin_bin
 from stepahead.speculative.cost import CostSeed, HeadCost
-from stepahead.speculative.prices import Prices
+from stepahead.speculative.prices import ClassPrices, Prices
 from stepahead.speculative.track import Guess, Track
+
+SHADOW_SHARE = 0.01
+"""Of the time, that drafts may take which are made to see whether drafting would pay."""
+
+FEW_ROWS = 4
+"""Rows of a sequence in a draft pass that follows the one of the step before: what is committed since, and one."""
 
 
 class Learner:
@@ -41,14 +47,19 @@ class Learner:
 
     def begin(self, sequence: Sequence) -> None:
         track = self._tracks[sequence.kv.kv_id] = self.acceptance.new_track()
-        if self.acceptance.heads and self.acceptance.heads[0].num_seen < HEADS_ENOUGH:
-            track.until_shadow = 1
+        if self.acceptance.heads and self.prices is not None:
+            is_unknown = self.acceptance.heads[0].num_seen < HEADS_ENOUGH
+            track.until_shadow = 1 if is_unknown else max(track.interval, self.rest_steps(self.prices.of(1)) // 2)
 
     def forget(self, kv: SequenceKV) -> None:
         self._tracks.pop(kv.kv_id, None)
 
     def track(self, sequence: Sequence) -> Track:
         return self._tracks[sequence.kv.kv_id]
+
+    def rest_steps(self, prices: ClassPrices) -> int:
+        """Steps in which a draft that nobody asked for is a small enough share of the time."""
+        return int(self.heads.shadow_ms / (SHADOW_SHARE * prices.cost(1)))
 
     # --- before the step ---
     def guess_heads(self, sequence: Sequence, token_ids: tuple[int, ...], margins: Seq[float], is_shadow: bool) -> None:
@@ -70,10 +81,14 @@ class Learner:
         judge = CopyJudge(self.acceptance, track, match.length, tuple(first), match.is_resumed)
         track.guesses.append(Guess(len(bid.sequence.token_ids), match.token_ids, judge, is_copy=True))
 
-    def learn_pass(self, head: int, milliseconds: float) -> None:
-        """One draft pass of a head."""
-        if self.prices is not None:
-            self.heads.learn_pass(head, milliseconds)
+    def learn_pass(self, head: int, num_rows: int, num_logits: int, milliseconds: float) -> None:
+        """One pass of a head: it drafted num_logits tokens, or only caught up."""
+        if self.prices is None:
+            return
+        if num_logits:
+            self.heads.learn_pass(head, milliseconds, num_rows <= FEW_ROWS * num_logits)
+        else:
+            self.heads.learn_catch_up(num_rows, milliseconds)
 
     # --- after the step ---
     def learn(
