@@ -360,6 +360,16 @@ def test_tokens_come_up_as_often_as_they_should(seed: int, params: dict, probabi
     assert counts[~possible].sum() == 0
     chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
     assert chi_square < CRITICAL[possible.sum() - 1]
+    assert SAMPLER.probabilities(logits, state_of(**params)) == pytest.approx(expected / 8000, abs=1e-7)
+
+
+def test_probabilities_are_those_of_processed_logits() -> None:
+    logits = logits_of(1, 3, 3, 2)
+    assert SAMPLER.probabilities(logits, state_of()).tolist() == [0, 1, 0, 0]
+    state = state_of(temperature=1.0, grammar=Only([0, 2]), logit_bias={2: -2.0})
+    assert SAMPLER.probabilities(logits, state).tolist() == [0.5, 0, 0.5, 0]
+    assert SAMPLER.probabilities(logits, state_of(temperature=1e-300, logit_bias={1: 1.0})).tolist() == [0, 1, 0, 0]
+    assert logits.tolist() == [1, 3, 3, 2]
 
 
 def test_draws_at_neighbouring_positions_are_independent() -> None:

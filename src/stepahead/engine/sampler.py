@@ -182,6 +182,21 @@ class Sampler:
         winner, margin = _top_two(values.perturbed(contenders))
         return Sampled(_token_id(int(contenders[winner]), shortlist), margin)
 
+    def probabilities(self, logits: Floats, state: SamplerState) -> Weights:
+        """(vocab_size,): how likely `sample` is to choose each token, over all seeds, from logits that it takes."""
+        processed = _processed(logits, state)
+        best, temperature = int(processed.argmax()), state.params.temperature
+        weights = np.zeros(len(processed))
+        if temperature == 0.0:
+            weights[best] = 1.0
+            return weights
+        noise = _Noise(self._token_words, state.seed, 0, None)  # never drawn
+        values = _Logits(processed, float(processed[best]), temperature, noise)
+        kept = _filtered(values, state.params)
+        likely = np.exp(values.scaled(kept))
+        weights[slice(None) if kept is None else kept] = likely / likely.sum()
+        return weights
+
     def logprobs(self, logits: Floats, token_id: int, num_best: int) -> dict[int, float]:
         """Log-probabilities, of the unprocessed logits, of the `num_best` likeliest tokens and of `token_id`."""
         values = logits.astype(np.float64)
