@@ -45,11 +45,12 @@ class Acceptance:
 
     def copy_chain(self, track: Track, match_length: int, count: int, first: Calibration | None = None) -> list[float]:
         """Cumulative acceptance of `count` tokens copied after a match; `first`: what calibrates the first one."""
+        rates = track.copies.rates()
         here = match_bin(match_length)
-        probability = track.copies.rate(here) if first is None else first.rates[here]
+        probability = rates[here] if first is None else first.rates[here]
         chain = [probability]
-        for offset in range(1, count):
-            probability *= track.copies.rate(match_bin(match_length + offset))
+        for length in range(match_length + 1, match_length + count):
+            probability *= rates[match_bin(length)]
             chain.append(probability)
         return chain
 

@@ -117,6 +117,8 @@ class Arbiter:
             this.num_rows += 1
             if not sequence.is_decoding:
                 this.num_rows += min(len(sequence.token_ids) - sequence.num_computed_tokens, MAX_CATCH_UP) - 1
+                if sequence.request.depth > 0 and sequence.request.speculation.mode != "mtp":
+                    self.copies.continuation(sequence, 0)  # beside the prompt, the index is not in a token's way
                 continue
             limit = min(sequence.request.depth, sequence.num_remaining_tokens - 1)
             if limit <= 0 or sequence.is_aborted:

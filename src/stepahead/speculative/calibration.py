@@ -93,22 +93,21 @@ class Recent:
 
     def rate(self, number: int) -> float:
         """The rate of a bin, its odds scaled by how this text's differ from all texts'."""
-        return _scaled(self._calibration.rates[number], self.mean, self._calibration.mean)
+        return self._scaled((self._calibration.rates[number],))[0]
 
     def rates(self) -> list[float]:
-        mean, shared = self.mean, self._calibration.mean
-        return [_scaled(rate, mean, shared) for rate in self._calibration.rates]
+        """Of each bin."""
+        return self._scaled(self._calibration.rates)
 
     @property
     def weights(self) -> list[float]:
         """How often each bin occurs, over all texts."""
         return self._calibration.weights
 
-
-def _scaled(rate: float, mean: float, shared_mean: float) -> float:
-    here = rate * mean * (1.0 - shared_mean)
-    there = (1.0 - rate) * (1.0 - mean) * shared_mean
-    return here / (here + there) if here + there > 0.0 else rate
+    def _scaled(self, rates: Seq[float]) -> list[float]:
+        mean, shared = self.mean, self._calibration.mean  # within 0 and 1, as priors are
+        hits, misses = mean * (1.0 - shared), (1.0 - mean) * shared
+        return [rate * hits / (rate * hits + (1.0 - rate) * misses) for rate in rates]
 
 
 def monotone(values: Seq[float], weights: Seq[float]) -> list[float]:
