@@ -36,10 +36,14 @@ RANKS = {
     "stepahead.request_builder": 7,
     "stepahead.model_info": 7,
     "stepahead.trace_file": 7,
+    "stepahead.turns": 7,
+    "stepahead.grammar": 7,
     "stepahead.llm": 8,
+    "stepahead.async_llm": 8,
     "stepahead.diagnosis": 8,
-    "stepahead.cli": 9,
-    "stepahead": 9,
+    "stepahead.server": 9,
+    "stepahead.cli": 10,
+    "stepahead": 10,
 }
 DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
