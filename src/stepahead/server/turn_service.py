@@ -1,4 +1,4 @@
-"""What endpoints know of the engine: turns are prepared, which finds everything that is the caller's fault, then run."""
+"""What endpoints know of the engine: turns are prepared, which finds all that is the caller's fault, and then run."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
