@@ -39,6 +39,8 @@ class TurnStep:
     num_tokens: int
     num_accepted: int  # of them drafted
     logprobs: tuple[TokenLogprob, ...] = ()
+    num_drafted: int = 0
+    pieces: tuple[str, ...] = ()  # the content that came out with each token: see server/step_extension.py
 
 
 @dataclass(frozen=True, slots=True)
