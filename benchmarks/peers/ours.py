@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 import stepahead
-from benchmarks.peers.side import CHUNK, Answer, Clock, Forced, repeat
+from benchmarks.peers.side import CHUNK, Answer, Clock, Forced, Text, repeat
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import NO_DRAFT, Draft, Request, Sequence, Verdict
@@ -113,6 +113,11 @@ class OurSide:
         expected = sum(rate * drafted for rate, drafted in zip(rates, stats.num_draft_tokens_per_pos, strict=False))
         drafts = (stats.num_draft_tokens, stats.num_accepted_tokens)
         return Forced(clock.seconds["total"], num_timed, *drafts, expected)
+
+    def text(self, prompt: list[int], num_tokens: int, mode: str) -> Text:
+        """Greedy decoding, with the drafts of a mode of Speculation."""
+        timings = self._llm.generate(prompt, _greedy(num_tokens), Speculation(mode)).timings  # type: ignore[arg-type]
+        return Text(timings.generation_seconds, timings.generated_tokens - 1)
 
     def choices(self, ids: list[int]) -> tuple[list[int], str]:
         logits = self._llm.logits(ids)

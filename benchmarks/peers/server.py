@@ -8,7 +8,7 @@ from typing import Any
 
 import xllamacpp
 
-from benchmarks.peers.side import Forced, some_ids
+from benchmarks.peers.side import Forced, Text, some_ids
 
 WARM_UP_TOKENS = 16
 
@@ -17,9 +17,16 @@ class ServerSide:
     """One server: one slot, no prompt cache, keys and values in F16, for the rest its defaults."""
 
     def __init__(
-        self, path: str, threads: int, context_length: int, repack: bool, depth: int, rates: tuple[float, ...]
+        self,
+        path: str,
+        threads: int,
+        context_length: int,
+        repack: bool,
+        depth: int,
+        rates: tuple[float, ...] | None,
+        ngram: str = "",
     ) -> None:
-        self._rates = [*rates, *[0.0] * depth][:depth]  # beyond the last, as ours: never
+        self._rates = [*(rates or ()), *[0.0] * depth][:depth]  # beyond the last, as ours: never
         params = xllamacpp.CommonParams()
         params.model.path = path
         params.n_ctx, params.n_parallel, params.n_gpu_layers = context_length, 1, 0
@@ -31,7 +38,11 @@ class ServerSide:
             speculative = params.speculative
             speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_MTP]
             speculative.draft.n_max, speculative.draft.n_min, speculative.draft.p_min = depth, 0, 0.0
-            speculative.synth_rates = self._rates
+            if rates is not None:
+                speculative.synth_rates = self._rates
+        if ngram:
+            name = f"COMMON_SPECULATIVE_TYPE_NGRAM_{ngram.upper().replace('-', '_')}"
+            params.speculative.types = [getattr(xllamacpp.common_speculative_type, name)]
         self._server = xllamacpp.Server(params)
 
     def first_token(self) -> int:
@@ -50,6 +61,11 @@ class ServerSide:
             timings.get("draft_n_accepted", 0),
             drafted * sum(self._rates) / max(1, len(self._rates)),
         )
+
+    def text(self, prompt: list[int], num_tokens: int) -> Text:
+        """Greedy decoding, as it drafts by itself."""
+        timings = self._complete(prompt, num_tokens, seed=0)
+        return Text(timings["predicted_ms"] / 1e3, timings["predicted_n"] - 1)
 
     def _complete(self, ids: list[int], num_tokens: int, seed: int) -> dict[str, Any]:
         question = {

@@ -58,6 +58,14 @@ class Forced:
         return (self.num_tokens - self.num_accepted + self.expected) / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One decode of a text, from its first token to its last."""
+
+    seconds: float
+    num_tokens: int  # that the seconds were for
+
+
 class Side(Protocol):
     """A loaded model. Every method starts from the given ids, whatever was run before."""
 

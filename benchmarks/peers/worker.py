@@ -55,7 +55,8 @@ class Setting:
     repack: bool = False
     # Of llama.cpp's server alone, which fixes them when it starts.
     depth: int = 0
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...] | None = None  # None: the heads' own acceptance
+    ngram: str = ""  # how it drafts from the text instead of from heads: "simple", "map-k", "mod" ...
 
 
 class Worker:
@@ -171,7 +172,7 @@ def _load(setting: Setting) -> "Side | ServerSide":
     if setting.engine == "llama.cpp server":
         from benchmarks.peers.server import ServerSide  # noqa: PLC0415
 
-        options = (setting.repack, setting.depth, setting.rates)
+        options = (setting.repack, setting.depth, setting.rates, setting.ngram)
         return ServerSide(setting.path, setting.threads, setting.context_length, *options)
     from benchmarks.peers.theirs import LlamaSide  # noqa: PLC0415
 
