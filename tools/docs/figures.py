@@ -1,4 +1,4 @@
-"""Runs the tool and puts what it shows into the documentation: docs/images/run.svg and the table in README.md.
+"""Runs the tool and puts what it shows into the documentation: docs/images/run.svg and the tables in README.md.
 
     python tools/docs/figures.py [--rounds N]
 
@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "images" / "run.svg"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: made by tools/docs/figures.py -->\n", "<!-- /figures -->\n"
+SHOWN_POSITIONS = 3
+KINDS = ("bench", "--kinds", "code,edit,prose,json")
 RUN = ("run", "--depth", "3", "--temperature", "0.7", "--min-p", "0.05", "--seed", "2")
 
 
@@ -36,7 +39,9 @@ def table(found: dict[str, Any], command: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        accepted = " ".join(f"{100 * share:.0f} %" for share in row["acceptance"]) or "–"
+        shares = row["acceptance"]
+        accepted = " ".join(f"{100 * share:.0f} %" for share in shares[:SHOWN_POSITIONS]) or "–"
+        accepted += " …" if len(shares) > SHOWN_POSITIONS else ""
         name = {"plain": "none", "auto": "`auto`"}.get(row["name"], row["name"])
         lines.append(
             f"| {name} | {row['tokens_per_second']:.0f} | {row['ratio_to_plain']:.2f}x | {row['tokens_per_step']:.2f} "
@@ -53,6 +58,25 @@ def table(found: dict[str, Any], command: str) -> str:
     return "\n".join(lines)
 
 
+def kinds_table(found: dict[str, Any], command: str) -> str:
+    """Gains by kind of text: what fixed depths and copies give, and what `auto` makes of it."""
+    lines = [
+        f"By kind of text, `{command}`, tokens/s to plain (medians of {found['rounds']} rounds; an edit is a recorded "
+        "text that is played back, most of which stands in the prompt):",
+        "",
+        "| | plain, tokens/s | depth 1 | depth 2 | depth 3 | copies alone | `auto` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, part in found["kinds"].items():
+        rows = {row["name"]: row for row in part["rows"]}
+        gains = [
+            f"{rows[name]['ratio_to_plain']:.2f}x" if name in rows else "–" for name in ("1", "2", "3", "copy", "auto")
+        ]
+        cells = [kind, f"{rows['plain']['tokens_per_second']:.0f}", *gains[:-1], f"**{gains[-1]}**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
@@ -60,11 +84,17 @@ def main() -> None:
     stepahead(*RUN, "--svg", str(PICTURE))
     bench = ("bench", "--rounds", str(rounds))
     found = json.loads(stepahead(*bench, "--json"))
+    kinds = json.loads(stepahead(*KINDS, "--rounds", str(rounds), "--json"))
+    tables = [table(found, _command(bench)), kinds_table(kinds, _command((*KINDS, "--rounds", str(rounds))))]
     text = README.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    README.write_text(head + BEGIN + table(found, " ".join(["stepahead", *bench])) + END + tail, encoding="utf-8")
+    README.write_text(head + BEGIN + "\n".join(tables) + END + tail, encoding="utf-8")
     print(f"wrote {PICTURE} and {README}")
+
+
+def _command(args: Sequence[str]) -> str:
+    return " ".join(["stepahead", *args])
 
 
 if __name__ == "__main__":
