@@ -45,9 +45,11 @@ class HiddenTail:
 
         A gap cannot be bridged: rows that do not follow the stored ones replace them.
         """
-        if num_rows == 1 and position == self.end and position - self.start < self._size:  # most steps
+        has_room = position - self.start < self._size or self._size == self._capacity
+        if num_rows == 1 and position == self.end and has_room:  # most steps
             self._backend.copy_rows(self._rows, position % self._size, source, first_row, 1)
             self.end += 1
+            self.start = max(self.start, self.end - self._size)
             return
         if not self.start <= position <= self.end:
             self.restart(position)
