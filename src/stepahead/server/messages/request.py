@@ -1,0 +1,132 @@
+"""A messages request: the body as one turn's request.
+
+Fields, block types and betas are open lists in this API, so unknown ones pass, named in a header of the answer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stepahead.server.agent_fields import (
+    EXTRA_SAMPLING,
+    NO_PARAMETERS,
+    effort_args,
+    inner,
+    objects,
+    read_sampling,
+    required,
+    tool_name,
+    unsupported,
+)
+from stepahead.server.fields import Fields, FieldTable
+from stepahead.server.messages.blocks import Blocks
+from stepahead.turns.output_format import JsonSchema, OutputFormat
+from stepahead.turns.tool import Tool, ToolChoice
+from stepahead.turns.turn_request import TurnRequest
+
+FIELDS = FieldTable(
+    honoured={
+        "max_tokens": "required; thinking included",
+        "messages": "text, thinking, tool_use and tool_result; images and files in results of tools are replaced by a "
+        "note, elsewhere refused; documents of text are read. No prefill: the last message is not the assistant's",
+        "model": "any name; the answer has ours",
+        "output_config": "effort, brought to low, medium or high, a hint where the model's template has none; format",
+        "output_format": "as output_config.format",
+        "stop_sequences": "in text, neither in thinking nor in calls",
+        "stream": "true for server-sent events",
+        "system": "text; a block that is only Claude Code's billing line is left out",
+        "temperature": "0 to 2; 1 if absent",
+        "thinking": "a model that always thinks does so; absent or disabled: its thinking is not shown. "
+        "display omitted: signatures alone; budget_tokens has no effect",
+        "tool_choice": "auto, any, tool, none; disable_parallel_tool_use",
+        "tools": "with an input_schema; Anthropic's own are left out, and named in the header x-stepahead-ignored",
+        "top_p": "above 0, up to 1",
+        **EXTRA_SAMPLING,
+    },
+    hints=dict.fromkeys(
+        (
+            "cache_control", "container", "context_management", "diagnostics", "inference_geo", "metadata",
+            "service_tier", "speed", "user_profile_id", "workspace_id",
+        ),
+        "no effect here",
+    ),
+)  # fmt: skip
+Thinking = Literal["shown", "signed", "hidden"]  # signed: blocks without their text
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesRequest:
+    turn: TurnRequest
+    is_streamed: bool
+    thinking: Thinking
+    ignored: tuple[str, ...]
+
+
+def read_request(
+    body: Mapping[str, Any],
+    unseal: Callable[[object], str | None],
+    strips_billing_header: bool = True,
+    is_only_counted: bool = False,
+) -> MessagesRequest:
+    """Raises ApiError for what is wrong, and for what cannot be done and would change the result."""
+    ignored = FIELDS.check(body, "warn")
+    request = Fields(body)
+    max_tokens = request.integer("max_tokens", 1)
+    if max_tokens is None and not is_only_counted:
+        raise request.wrong("max_tokens", "is required")
+    blocks = Blocks(unseal, ignored)
+    blocks.read_system(request, strips_billing_header)
+    blocks.read_messages(request)
+    tools = _tools(request, ignored)
+    turn = TurnRequest(
+        messages=tuple(blocks.conversation.messages),
+        tools=tools,
+        tool_choice=_choice(request, tools),
+        output_format=_format(request),
+        params=read_sampling(request, max_tokens, request.strings("stop_sequences", 100, 1000)),
+        template_args=effort_args(inner(request, "output_config")),
+    )
+    return MessagesRequest(turn, request.boolean("stream"), _thinking(request), tuple(ignored))
+
+
+def _tools(request: Fields, ignored: list[str]) -> tuple[Tool, ...]:
+    tools: dict[str, Tool] = {}
+    for tool in objects(request, "tools"):
+        kind = tool.string("type") or "custom"
+        if kind != "custom":
+            ignored.append(tool.path(kind))
+            continue
+        name = tool_name(tool)
+        if name in tools:
+            raise tool.wrong("name", "is the name of two tools")
+        schema = dict(inner(tool, "input_schema").values) or NO_PARAMETERS
+        tools[name] = Tool(name, tool.string("description") or "", schema, tool.boolean("strict"))
+    return tuple(tools.values())
+
+
+def _choice(request: Fields, tools: tuple[Tool, ...]) -> ToolChoice:
+    choice = inner(request, "tool_choice")
+    is_parallel = not choice.boolean("disable_parallel_tool_use")
+    kind = choice.choice("type", ("auto", "any", "tool", "none")) or "auto"
+    if kind in ("auto", "none"):
+        return ToolChoice("none" if kind == "none" else "auto", (), is_parallel)
+    names = (required(choice, "name"),) if kind == "tool" else ()
+    if not tools or any(name not in {tool.name for tool in tools} for name in names):
+        raise request.wrong("tool_choice", "asks for a tool that the request does not offer")
+    return ToolChoice("named" if names else "required", names, is_parallel)
+
+
+def _format(request: Fields) -> OutputFormat | None:
+    settings = request.object("output_format") or inner(request, "output_config").object("format")
+    if settings is None:
+        return None
+    if settings.values.get("type") != "json_schema":
+        raise unsupported(settings.path("type"), "give json_schema")
+    return JsonSchema(inner(settings, "schema").values)
+
+
+def _thinking(request: Fields) -> Thinking:
+    settings = inner(request, "thinking")
+    if (settings.string("type") or "disabled") == "disabled":
+        return "hidden"
+    return "signed" if settings.values.get("display") == "omitted" else "shown"
