@@ -41,6 +41,7 @@ bench: $(VENV)/.installed-none  ## what drafting gains on this machine, with the
 
 docs: $(VENV)/.installed-docs  ## the documentation, into site/
 	$(BIN)/python tools/docs/cli_reference.py
+	$(BIN)/python tools/docs/clients.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 figures: $(VENV)/.installed-none  ## measure, and put the table and the picture into the README

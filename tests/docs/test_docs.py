@@ -46,6 +46,13 @@ def test_the_command_line_page_is_fresh():
     assert tool.TARGET.read_text(encoding="utf-8") == tool.page(), "run `make docs` and commit docs/reference/cli.md"
 
 
+def test_the_page_of_clients_is_fresh():
+    tool = load_tool("tools/docs/clients.py")
+    text = tool.TARGET.read_text(encoding="utf-8")
+    assert text == tool.page(text), "run `make docs` and commit docs/clients.md"
+    assert {found[3] for found in tool.PLACE.finditer(text)} == {*tool.CLIENTS, *tool.TABLES}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
