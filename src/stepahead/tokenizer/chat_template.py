@@ -39,6 +39,7 @@ class ChatTemplate:
 
         Raises ModelFormatError naming the line for a template that does not compile, and for one that is too long.
         """
+        self.source = source
         self._limits = limits or TemplateLimits()
         sandbox = TemplateSandbox(self._limits, now)
         if len(source) > self._limits.source_chars:
