@@ -176,6 +176,15 @@ def test_names_that_meet_are_kept_apart():
     assert (done["output"][0]["namespace"], done["output"][0]["name"]) == ("mcp__a", "read")
 
 
+def test_of_two_tools_with_one_name_the_first_is_offered():
+    done = post(
+        application(router, ScriptedService([end()])),
+        PATH,
+        {"input": "hi", "tools": [FUNCTION, SPACE, {**FUNCTION, "description": "again"}]},
+    )
+    assert done.headers["x-stepahead-ignored"] == "tools[2].name"
+
+
 def test_one_call_at_most():
     assert not asked({"input": "hi", "parallel_tool_calls": False}).tool_choice.is_parallel
 

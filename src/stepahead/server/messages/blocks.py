@@ -50,11 +50,13 @@ class Blocks:
 
     def _user(self, blocks: list[Fields]) -> None:
         """Results come first: they answer the calls of the turn before."""
-        results = [block for block in blocks if block.values.get("type") == "tool_result"]
-        for block in results:
-            self.conversation.tool_result(required(block, "tool_use_id"), self._result(block))
-        texts = [self._text(block) for block in blocks if block not in results]
-        if texts or not results:
+        texts = []
+        for block in blocks:
+            if block.values.get("type") == "tool_result":
+                self.conversation.tool_result(required(block, "tool_use_id"), self._result(block))
+            else:
+                texts.append(self._text(block))
+        if texts or not blocks:
             self.conversation.user("\n\n".join(texts))
 
     def _assistant(self, block: Fields) -> None:

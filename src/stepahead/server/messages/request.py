@@ -79,7 +79,7 @@ def read_request(
     blocks.read_messages(request)
     tools = _tools(request, ignored)
     turn = TurnRequest(
-        messages=tuple(blocks.conversation.messages),
+        messages=blocks.conversation.messages(),
         tools=tools,
         tool_choice=_choice(request, tools),
         output_format=_format(request),

@@ -98,8 +98,9 @@ class ResponseEvents:
         if isinstance(item, CallItem | CustomCallItem) and not is_call_complete:
             self._done.append(item.item("incomplete"))
             return
-        yield from item.closing(status)
-        self._done.append(item.item(status))
+        for event in item.closing(status):
+            yield event
+            self._done += [event[1]["item"]] if "item" in event[1] else []
 
     def _output(self) -> Sequence[Mapping[str, Any]]:
         return self._done if self._open is None else [*self._done, self._open.item("incomplete")]

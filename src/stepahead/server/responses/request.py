@@ -113,7 +113,7 @@ def _messages(request: Fields, items: list[Fields], reader: InputItems) -> tuple
         reader.read(item)
     if not items:
         reader.conversation.user("")  # Codex asks with no input whether anybody answers
-    return tuple(reader.conversation.messages)
+    return reader.conversation.messages()
 
 
 def _format(settings: Fields) -> OutputFormat | None:

@@ -31,12 +31,13 @@ class ToolNames:
     _by_wire: dict[tuple[str, str | None], str] = field(default_factory=dict)
 
     def add(self, wire: WireName, description: str, parameters: Mapping[str, Any], is_strict: bool) -> None:
+        """Of a tool that is not offered yet."""
         name = joined = _joined(wire.name, wire.namespace)
         number = 2
         while name in self._by_model:
             name, number = f"{joined}_{number}", number + 1
         self._by_model[name] = wire
-        self._by_wire.setdefault((wire.name, wire.namespace), name)
+        self._by_wire[wire.name, wire.namespace] = name
         self.tools.append(Tool(name, description, parameters, is_strict))
 
     def for_model(self, name: str, namespace: str | None) -> str:

@@ -8,6 +8,8 @@ from stepahead.server.fields import Fields, wrong
 from stepahead.server.responses.tool_names import CUSTOM_INPUT, ToolNames, WireName
 from stepahead.turns.tool import Tool, ToolChoice
 
+_CALLABLE = ("function", "custom")
+
 
 def read_tools(tools: Iterable[Fields], names: ToolNames, ignored: list[str]) -> None:
     """Add what the model can call to `names`; what it cannot is named in `ignored`."""
@@ -49,9 +51,11 @@ def _read_namespace(space: Fields, names: ToolNames, ignored: list[str]) -> None
 
 
 def _read_tool(tool: Fields, namespace: str | None, about: str, names: ToolNames, ignored: list[str]) -> None:
-    kind = tool.values.get("type")
+    kind = tool.string("type") or ""
     description = "\n\n".join(part for part in (about, tool.string("description")) if part)
-    if kind == "function":
+    if kind in _CALLABLE and names.offers(tool_name(tool), namespace):
+        ignored.append(tool.path("name"))  # the first of two is the one
+    elif kind == "function":
         parameters = dict(inner(tool, "parameters").values) or NO_PARAMETERS
         names.add(WireName(tool_name(tool), namespace), description, parameters, tool.boolean("strict"))
     elif kind == "custom":
@@ -60,7 +64,7 @@ def _read_tool(tool: Fields, namespace: str | None, about: str, names: ToolNames
             ignored.append(tool.path("format"))  # shown to the model, not enforced
         names.add(WireName(tool_name(tool), namespace, "custom"), description, _custom_parameters(syntax), False)
     else:
-        ignored.append(tool.path(str(kind)))
+        ignored.append(tool.path(kind))
 
 
 def _custom_parameters(syntax: Fields) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def _custom_parameters(syntax: Fields) -> dict[str, Any]:
 
 
 def _is_callable(tool: Fields) -> bool:
-    return tool.values.get("type") in ("function", "custom")
+    return tool.values.get("type") in _CALLABLE
 
 
 def _offered_name(chosen: Fields, names: ToolNames) -> str:
