@@ -102,12 +102,15 @@ class Tokenizer:
         """
         return self._vocabulary.token_bytes(self._checked(token_id))
 
-    def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_bos: bool | None = None, parse_special: bool = True, mark: str | None = None
+    ) -> list[int]:
         """Token ids of `text`.
 
         `add_bos` None puts BOS in front iff the file asks for it; a text that begins with BOS gets no second one.
         With `parse_special` False, control tokens in the text are encoded as the characters they are made of: for
-        text from outside that must not forge turns. User-defined tokens are always recognised.
+        text from outside that must not forge turns. User-defined tokens are always recognised. `mark` is taken out of
+        what lies between tokens, and so keeps text apart that would spell one: see protected.py.
         Raises RequestError for text that is not valid Unicode, for characters that the vocabulary cannot express,
         and for `add_bos` on a file without BOS.
         """
@@ -116,7 +119,8 @@ class Tokenizer:
         ids: list[int] = []
         for piece, token_id in splitter.split(text):
             if token_id is None:
-                ids += self._bpe.encode(piece, add_special_tokens=False).ids
+                plain = piece if mark is None else piece.replace(mark, "")
+                ids += self._bpe.encode(plain, add_special_tokens=False).ids
             else:
                 ids.append(token_id)
         return self._with_bos(ids, self.add_bos if add_bos is None else add_bos)
@@ -130,6 +134,11 @@ class Tokenizer:
             self.token_bytes(token_id) for token_id in token_ids if not (skip_special and token_id in self.control_ids)
         )
         return b"".join(pieces).decode("utf-8", errors="replace")
+
+    def cut(self, text: str, mark: str | None = None) -> list[tuple[str, int | None]]:
+        """The pieces that `encode` sees: a special token's text with its id, or plain text with None."""
+        pieces = self._special_splitter.split(text)
+        return [(piece if mark is None else piece.replace(mark, ""), token_id) for piece, token_id in pieces]
 
     def _with_bos(self, ids: list[int], add_bos: bool) -> list[int]:
         if not add_bos:
