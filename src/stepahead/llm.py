@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast, overload
@@ -321,6 +322,14 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    # --- for stepahead.async_llm ---
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Engine, RequestBuilder]]:
+        """The engine, and what builds its requests, for a thread that steps it itself; all other calls wait."""
+        with self._lock:
+            self._arbiter.prepare()
+            yield self._engine, self._requests
 
     # --- inside ---
     def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":

@@ -1,5 +1,6 @@
 """What a caller asks for, checked and resolved into a Request. Knows the model's limits; runs nothing."""
 
+import itertools
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.replay import Replay
-from stepahead.engine.request import Request, seed_from_system
+from stepahead.engine.request import Request, TextStream, seed_from_system
 from stepahead.engine.sampler import check_bias
 from stepahead.errors import RequestError
 from stepahead.models.model import Model
@@ -24,10 +25,15 @@ class RequestBuilder:
         self._tokenizer = tokenizer
         self._model = model
         self._context_length = context_length
-        self._next_request_id = 0
+        self._request_ids = itertools.count(1)  # next() is atomic: requests may be built by several threads
 
-    def build(self, prompt: Prompt, params: SamplingParams, speculation: Speculation) -> Request:
-        """Raises RequestError for a prompt or a setting that is wrong."""
+    def build(
+        self, prompt: Prompt, params: SamplingParams, speculation: Speculation, text: TextStream | None = None
+    ) -> Request:
+        """text: what makes the text, instead of a Detokenizer with the params' stop strings.
+
+        Raises RequestError for a prompt or a setting that is wrong.
+        """
         ids = self._prompt_ids(prompt)
         self.check_length(ids, with_room=True)
         room = self._context_length - len(ids)
@@ -38,6 +44,7 @@ class RequestBuilder:
             speculation,
             max_new_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             end_ids=ends | frozenset(params.stop_token_ids),
+            text=text,
         )
 
     def build_replay(
@@ -96,19 +103,19 @@ class RequestBuilder:
         end_ids: frozenset[int] = frozenset(),
         seed: int | None = None,
         replay: Replay | None = None,
+        text: TextStream | None = None,
     ) -> Request:
         check_bias(params, self._model.vocab_size)
         self._check_range("stop_token_ids", list(params.stop_token_ids))
-        self._next_request_id += 1
         return Request(
-            request_id=self._next_request_id,
+            request_id=next(self._request_ids),
             prompt_ids=tuple(ids),
             params=params,
             speculation=speculation,
             seed=seed_from_system(params.seed) if seed is None else seed,
             max_new_tokens=max_new_tokens,
             end_ids=end_ids,
-            text=Detokenizer(self._tokenizer, skip_special=True, stop=params.stops),
+            text=text or Detokenizer(self._tokenizer, skip_special=True, stop=params.stops),
             depth=resolve_depth(speculation, self._model.draft),
             replay=replay,
         )

@@ -136,6 +136,7 @@ class Sequence:
     __slots__ = (
         "copy_index",
         "draft",
+        "error",
         "finish_reason",
         "grammar",
         "is_aborted",
@@ -164,6 +165,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.is_aborted = False
+        self.error: Exception | None = None  # of its own part of a step, which failed with it
         self.stats = SpeculationStats()
         self.num_passes = 0
         self.logprobs: list[dict[int, float]] = []

@@ -2,7 +2,8 @@
 
 The target samples every row with its own noise (engine/sampler.py); a draft token is accepted iff it equals that
 sample. So the text is the target's, whatever was drafted. Sequences are read, never changed, but for the
-log-probabilities they asked for: those of every token of the verdict are appended, and commit cuts what it drops.
+log-probabilities they asked for: those of every token of the verdict are appended, and commit cuts what it drops. An
+error in a sequence's own sampling or grammar is noted in it, so that whoever runs several knows whose it is.
 """
 
 from stepahead.backends.base import Floats
@@ -13,12 +14,15 @@ from stepahead.engine.sampler import Sampler, SamplerState
 
 def verify(batch: ScheduledBatch, logits: Floats, sampler: Sampler) -> list[Verdict | None]:
     """A verdict for each of batch.rows, None where no logits were wanted; logits is (num_logits, vocab_size)."""
-    return [
-        verify_rows(rows, logits[rows.logits_start : rows.logits_start + rows.num_logits], sampler)
-        if rows.num_logits
-        else None
-        for rows in batch.rows
-    ]
+    verdicts: list[Verdict | None] = []
+    for rows in batch.rows:
+        own = logits[rows.logits_start : rows.logits_start + rows.num_logits]
+        try:
+            verdicts.append(verify_rows(rows, own, sampler) if rows.num_logits else None)
+        except Exception as error:
+            rows.sequence.error = error
+            raise
+    return verdicts
 
 
 def verify_rows(rows: ScheduledRows, logits: Floats, sampler: Sampler) -> Verdict:
