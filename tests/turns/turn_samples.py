@@ -153,9 +153,7 @@ def gathered(events: Iterable) -> Turn:
                 calls[-1][1] += json_text
             case CallEnded(index):
                 assert index == len(calls) - 1 and not calls[-1][2]
-                arguments = json.loads(calls[-1][1])
-                assert isinstance(arguments, dict)
-                json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # for any other program
+                assert isinstance(json.loads(calls[-1][1]), dict)
                 calls[-1][2] = True
     return Turn(reasoning, content, tuple(Call(*call) for call in calls))
 

@@ -14,9 +14,10 @@ from stepahead.cli.doctor import doctor
 from stepahead.cli.inspect import inspect
 from stepahead.cli.perplexity import perplexity
 from stepahead.cli.run import run
+from stepahead.cli.serve import serve
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, inspect, perplexity, bench, doctor, trace)
+COMMANDS = (run, chat, serve, inspect, perplexity, bench, doctor, trace)
 
 
 class OutputClosedError(Exception):

@@ -15,7 +15,7 @@ MAX_DECODED_BYTES = 256 << 20  # of a compressed body; the guard's limit holds f
 MAX_DECODED_RATIO = 64
 IN_A_THREAD = 1 << 18  # bytes: a larger body is parsed beside the event loop
 MAX_NESTING = 200
-_SURROGATES = dict.fromkeys(range(55296, 57344), "�")
+_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 
 
 async def read_object(request: Request) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Server-sent events: frames go out as they are made, silence is bridged by the clock, and a client that is gone or does
-not read ends the work at once.
+"""Server-sent events: frames go out as they are made, silence is bridged by the clock, and a client that is gone or
+does not read ends the work at once.
 
 Frames are bytes, made by the endpoints: no object is validated or copied for each of them.
 """
@@ -80,7 +80,7 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
-            if not task.cancelled() and isinstance(error := task.exception(), StalledError):
+            if not task.cancelled() and isinstance(task.exception(), StalledError):
                 log.info("a client did not read for %g s: its request is ended", self._stall_seconds)
             elif not task.cancelled():
                 task.result()

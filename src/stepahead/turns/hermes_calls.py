@@ -6,7 +6,6 @@ from typing import Any
 
 from stepahead.turns.call_reader import MAX_SPACE, CallSink, Fate
 from stepahead.turns.json_stream import JsonStream
-from stepahead.turns.plain_json import loads
 from stepahead.turns.text_window import Delimiters, TextWindow
 from stepahead.turns.tool import Tool
 
@@ -84,7 +83,7 @@ class HermesCall:
             return Fate.WAITS
         try:
             name, arguments = _name_and_arguments("".join(self._whole))
-        except ValueError:
+        except (ValueError, RecursionError):
             return Fate.REFUSED
         if name not in self._syntax.tools:
             return Fate.REFUSED
@@ -117,11 +116,11 @@ def _name_and_arguments(text: str) -> tuple[str, str]:
         arguments = {}
     if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
         raise ValueError("no call")
-    return call["name"], json.dumps(arguments, ensure_ascii=False)
+    return call["name"], json.dumps(arguments, allow_nan=False)
 
 
 def _loaded(text: str) -> dict[str, Any]:
-    value = loads(text)
+    value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value

@@ -1,0 +1,194 @@
+"""`stepahead serve`: the model behind the HTTP APIs that clients know."""
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stepahead.cli import options as o
+from stepahead.cli.console import stdout, visible
+from stepahead.cli.loading import introduce, open_llm
+from stepahead.errors import ConfigError
+
+LISTEN_PANEL = "Who may ask"
+LIMITS_PANEL = "Limits"
+API_PANEL = "Endpoints"
+
+
+def serve(
+    model: o.ModelArgument = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.", rich_help_panel=LISTEN_PANEL)] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", help="0: a free one.", rich_help_panel=LISTEN_PANEL)] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            help="Keys, one a line, a label in front if you like. Also: STEPAHEAD_API_KEYS, separated by commas.",
+            rich_help_panel=LISTEN_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    no_key: Annotated[
+        bool,
+        typer.Option(
+            "--no-key", help="Everyone who can reach --host may ask, without a key.", rich_help_panel=LISTEN_PANEL
+        ),
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            help="Origin of a web page, or of an editor's view, that may ask; may be given again.",
+            rich_help_panel=LISTEN_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            help="Name by which this server may be asked, beside localhost; may be given again.",
+            rich_help_panel=LISTEN_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    parallel: Annotated[
+        int,
+        typer.Option("--parallel", help="How many answers are computed side by side.", rich_help_panel=LIMITS_PANEL),
+    ] = 8,
+    max_queued: Annotated[
+        int, typer.Option("--max-queued", help="How many more may wait.", rich_help_panel=LIMITS_PANEL)
+    ] = 64,
+    max_queued_tokens: Annotated[
+        int, typer.Option("--max-queued-tokens", help="Of prompts that wait.", rich_help_panel=LIMITS_PANEL)
+    ] = 1 << 20,
+    max_choices: Annotated[
+        int, typer.Option("--max-choices", help="Of one request: n, times prompts.", rich_help_panel=LIMITS_PANEL)
+    ] = 8,
+    max_body_mb: Annotated[int, typer.Option("--max-body-mb", help="Of a request.", rich_help_panel=LIMITS_PANEL)] = 32,
+    drain_seconds: Annotated[
+        float,
+        typer.Option("--drain-seconds", help="How long answers may finish at the end.", rich_help_panel=LIMITS_PANEL),
+    ] = 30.0,
+    alias: Annotated[
+        str | None,
+        typer.Option(
+            "--alias", help="Name of the model in answers.", rich_help_panel=API_PANEL, show_default="the file's name"
+        ),
+    ] = None,
+    default_temperature: Annotated[
+        float,
+        typer.Option("--default-temperature", help="Of requests that give none.", rich_help_panel=API_PANEL),
+    ] = 1.0,
+    unknown_fields: Annotated[
+        Literal["refuse", "warn"],
+        typer.Option(
+            "--unknown-fields",
+            help="Fields of completions that no one knows: 400, or a header.",
+            rich_help_panel=API_PANEL,
+        ),
+    ] = "refuse",
+    reasoning_field: Annotated[
+        Literal["reasoning_content", "reasoning"],
+        typer.Option("--reasoning-field", help="Name of reasoning in chat completions.", rich_help_panel=API_PANEL),
+    ] = "reasoning_content",
+    keepalive_seconds: Annotated[
+        float,
+        typer.Option("--keepalive", help="Seconds of silence that a stream is let.", rich_help_panel=API_PANEL),
+    ] = 10.0,
+    responses_keepalive: Annotated[
+        Literal["keepalive", "comment", "off"],
+        typer.Option("--responses-keepalive", help="How /v1/responses breaks silence.", rich_help_panel=API_PANEL),
+    ] = "keepalive",
+    keep_billing_header: Annotated[
+        bool,
+        typer.Option(
+            "--keep-billing-header",
+            help="Leave Claude Code's billing block in prompts; it defeats the prefix cache.",
+            rich_help_panel=API_PANEL,
+        ),
+    ] = False,
+    trust_special: Annotated[
+        bool,
+        typer.Option(
+            "--trust-special",
+            help="Control tokens spelt out in messages become control tokens: clients can then forge turns.",
+            rich_help_panel=API_PANEL,
+        ),
+    ] = False,
+    mtp: o.MtpOption = "auto",
+    kv_type: o.KVTypeOption = "f16",
+    threads: o.ThreadsOption = None,
+    context_length: o.ContextOption = None,
+    backend: o.BackendOption = "cpu",
+    repack: o.RepackOption = "auto",
+    draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
+) -> None:
+    """Serve a model over HTTP: OpenAI's chat, text completions and responses, Anthropic's messages, and a chat page.
+
+    Needs the extra 'server'. STEPAHEAD_LOG=info logs a line for each request; prompts and answers are never logged.
+
+    \b
+    Examples:
+      stepahead serve model.gguf
+      stepahead serve model.gguf --port 9000 --alias step --api-key-file keys.txt
+      stepahead serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --allowed-host box.example
+    """
+    try:
+        from stepahead.async_llm import AsyncLLM, QueueLimits
+        from stepahead.server.app import make_app
+        from stepahead.server.config import ServerConfig, read_keys
+        from stepahead.server.endpoint import EndpointSettings
+        from stepahead.server.service import LLMService
+        from stepahead.server.transport import address, listen
+        from stepahead.server.transport import serve as run_server
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
+    limits = QueueLimits(_positive("--max-queued", max_queued), _positive("--max-queued-tokens", max_queued_tokens))
+    settings = EndpointSettings(
+        unknown_fields=unknown_fields,
+        reasoning_field=reasoning_field,
+        keepalive_seconds=max(keepalive_seconds, 0.1),
+        responses_keepalive=responses_keepalive,
+        strips_billing_header=not keep_billing_header,
+        state_key=secrets.token_bytes(32),
+    )
+    config = ServerConfig(
+        host=host,
+        port=port,
+        alias=alias,
+        keys=read_keys(api_key_file),
+        is_open=no_key,
+        cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=tuple(one.lower() for one in allowed_host or ()),
+        queue=limits,
+        max_choices=_positive("--max-choices", max_choices),
+        max_body_bytes=_positive("--max-body-mb", max_body_mb) << 20,
+        drain_seconds=drain_seconds,
+        default_temperature=default_temperature,
+        protects_special=not trust_special,
+        endpoints=settings,
+    )
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    listener = listen(config)
+    name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
+
+    def introduced() -> None:
+        introduce(service.llm.llm)
+        stdout().out(
+            f"{visible(name)} is served at {address(listener)} (API: {address(listener)}/docs)", highlight=False
+        )
+
+    service = LLMService(AsyncLLM(lambda: open_llm(load, parallel), config.queue), config, name)
+    asyncio.run(run_server(service, make_app(service), listener, introduced))
+
+
+def _positive(flag: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{flag} {value} is out of range: give at least 1")
+    return value

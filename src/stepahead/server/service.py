@@ -1,0 +1,284 @@
+"""LLMService: the turn service of one AsyncLLM. Prepares requests beside the event loop, and runs them.
+
+All that can be the caller's fault is found by `prepare`: the template, the length, the grammar, the settings, a full
+queue. Owns what a request becomes; knows no wire format.
+"""
+
+import asyncio
+import importlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from stepahead.async_llm import AsyncLLM, PromptProgress, QueueFullError, UnavailableError
+from stepahead.engine.params import MAX_SEED, Grammar
+from stepahead.engine.request import Request, seed_from_system
+from stepahead.errors import CapacityError, RequestError
+from stepahead.llm import LLM
+from stepahead.server.api_error import ApiError
+from stepahead.server.choice import Choice, PlainText
+from stepahead.server.config import ServerConfig
+from stepahead.server.metrics import ServerMetrics
+from stepahead.server.rendering import RenderedPrompt, Renderer
+from stepahead.server.turn_service import PreparedTurn, Progress, TurnEnd, TurnStep
+from stepahead.turns.history import normalised_turn
+from stepahead.turns.turn_format import TurnFormat, detect_format
+from stepahead.turns.turn_request import TurnRequest
+from stepahead.turns.turn_text import TurnText
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Prepared = list[tuple[Request, Choice]]
+_NUM_WORKERS = 2  # the engine needs the cores
+_RETRY_SECONDS = 5.0
+_CALL_ID_BYTES = 12
+
+
+class LLMService:
+    """See TurnService. For one event loop."""
+
+    def __init__(self, llm: AsyncLLM, config: ServerConfig, model_id: str) -> None:
+        self.llm = llm
+        self.config = config
+        self.metrics = ServerMetrics()
+        self._model_id = model_id
+        self._workers = ThreadPoolExecutor(_NUM_WORKERS, "stepahead-prepare")
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def context_length(self) -> int:
+        """Raises ApiError before the model is loaded."""
+        return self._loaded().config.context_length
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer(self._loaded(), self.config.protects_special)
+
+    @cached_property
+    def turn_format(self) -> TurnFormat:
+        return detect_format(self.renderer.template, self._loaded().tokenizer)
+
+    @cached_property
+    def grammars(self) -> Any:
+        """A GrammarFactory. Raises ApiError where its library is missing."""
+        try:
+            factory = importlib.import_module("stepahead.grammar.factory")
+        except ImportError:
+            raise ApiError("invalid_request", "this server has no llguidance, which structured output needs") from None
+        llm = self._loaded()
+        return factory.GrammarFactory(llm.tokenizer, llm.model.vocab_size)
+
+    async def warm_up(self) -> None:
+        """Make what the first request would wait for."""
+        await self.llm.ready()
+        await self.in_worker(lambda: self.turn_format)
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    # --- the turn service ---
+    async def count(self, request: TurnRequest) -> int:
+        return len((await self.render(request)).ids)
+
+    async def render(self, request: TurnRequest, add_generation_prompt: bool = True) -> RenderedPrompt:
+        """Raises ApiError."""
+        self._loaded()
+        return await self.in_worker(lambda: self._rendered(request, add_generation_prompt))
+
+    async def prepare(self, request: TurnRequest) -> PreparedTurn:
+        self._check_ready()
+        turn = await self.in_worker(lambda: self._prepare_turn(request))
+        self._check_room(turn)
+        return turn
+
+    async def prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest) -> PreparedTurn:
+        """Prompts to be continued as they are; choices go by prompt. The messages of `request` are not looked at."""
+        self._check_ready()
+        turn = await self.in_worker(lambda: self._prepare_texts(prompts, request))
+        self._check_room(turn)
+        return turn
+
+    async def run(self, turn: PreparedTurn) -> AsyncGenerator[Progress | TurnStep | TurnEnd, None]:
+        prepared: Prepared = turn.details
+        choices = {id(request): choice for request, choice in prepared}
+        try:
+            delivery = self.llm.submit([(request, choice.collect) for request, choice in prepared])
+        except UnavailableError as error:
+            raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+        try:
+            async for ticket, item, is_last in delivery:
+                choice = choices[id(ticket.request)]
+                if isinstance(item, PromptProgress):
+                    num_prompt = len(ticket.request.prompt_ids)
+                    yield Progress(num_prompt, item.num_cached_tokens, item.num_computed_tokens, item.is_queued)
+                    continue
+                if isinstance(item, TurnStep):
+                    now = time.perf_counter()
+                    self.metrics.count_step(choice.clock, item.num_tokens, now)
+                    if item.num_tokens > 0:
+                        choice.clock.tick(now)
+                    if item.num_tokens > 0 or item.events:
+                        yield item
+                if is_last:
+                    end = choice.end(ticket)
+                    self.metrics.count_end(end.finish_reason, ticket, choice.clock)
+                    yield end
+        finally:
+            if not delivery.is_done:
+                self.metrics.finished["abort"] += sum(ticket.finished is None for ticket in delivery.tickets)
+            delivery.abort()
+
+    # --- beside the event loop ---
+    async def in_worker(self, work: Callable[[], Result]) -> Result:
+        """Its result; errors of the caller's become ApiError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        except (RequestError, CapacityError) as error:
+            raise ApiError("invalid_request", str(error)[:500], _param(error)) from None
+        except UnavailableError as error:
+            raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+
+    def _rendered(self, request: TurnRequest, add_generation_prompt: bool = True) -> RenderedPrompt:
+        messages = [normalised_turn(message) for message in request.messages]
+        tools = () if request.tool_choice.mode == "none" else request.tools
+        return self.renderer.render(messages, tools, request.template_args, add_generation_prompt)
+
+    def _prepare_turn(self, request: TurnRequest) -> PreparedTurn:
+        rendered = self._rendered(request)
+        self._check_length(len(rendered.ids))
+        is_reasoning = self.turn_format.starts_in_reasoning(rendered.text)
+        parses_calls = bool(request.tools) and request.tool_choice.mode != "none"
+
+        def make_text() -> TurnText:
+            return TurnText(
+                self.llm.llm.tokenizer,
+                self.turn_format,
+                request.tools,
+                request.params.stops,
+                starts_in_reasoning=is_reasoning,
+                parses_calls=parses_calls,
+                is_parallel=request.tool_choice.is_parallel,
+                make_call_id=lambda: f"call_{secrets.token_hex(_CALL_ID_BYTES)}",
+            )
+
+        grammar = self._grammar(request, is_reasoning)
+        prepared = self._choices([list(rendered.ids)], request, grammar, make_text)
+        unread = [name for name in request.template_args if name not in self.renderer.arguments]
+        return PreparedTurn(request, rendered.ids, self._model_id, tuple(unread), prepared)
+
+    def _prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest) -> PreparedTurn:
+        llm = self.llm.llm
+        ids = [
+            llm.tokenizer.encode(prompt) if isinstance(prompt, str) else self.llm.requests.checked_ids(prompt)
+            for prompt in prompts
+        ]
+        for one in ids:
+            self._check_length(len(one))
+        grammar = self._grammar(request, is_reasoning=False)
+        stops = request.params.stops
+        prepared = self._choices(ids, request, grammar, lambda: PlainText(llm.tokenizer, stops))
+        return PreparedTurn(request, tuple(ids[0]), self._model_id, (), prepared)
+
+    def _choices(
+        self,
+        prompts: list[list[int]],
+        request: TurnRequest,
+        grammar: Grammar | None,
+        make_text: Callable[[], TurnText | PlainText],
+    ) -> Prepared:
+        if len(prompts) * request.num_choices > self.config.max_choices:
+            raise ApiError("invalid_request", f"n: at most {self.config.max_choices} choices are given at once", "n")
+        # Stop strings are the text's: it knows what is content.
+        params = replace(request.params, grammar=grammar, stop=(), seed=seed_from_system(request.params.seed))
+        tokenizer = self.llm.llm.tokenizer
+        prepared: Prepared = []
+        for prompt in prompts:
+            room = self.context_length - len(prompt)
+            is_clamped = params.max_tokens is None or params.max_tokens > room
+            for number in range(request.num_choices):
+                text = make_text()
+                has_logprobs = params.logprobs is not None
+                choice = Choice(len(prepared), text, tokenizer, is_clamped, has_logprobs)
+                own = replace(params, seed=((params.seed or 0) + number) & MAX_SEED)
+                prepared.append((self.llm.requests.build(prompt, own, request.speculation, choice.stream), choice))
+        return prepared
+
+    def _grammar(self, request: TurnRequest, is_reasoning: bool) -> Grammar | None:
+        has_tools = bool(request.tools) and request.tool_choice.mode != "none"
+        if request.output_format is not None:
+            if has_tools:
+                raise ApiError(
+                    "invalid_request",
+                    "an output format cannot be combined with tools that may be called: leave one out, or set "
+                    'tool_choice to "none"',
+                    "tool_choice",
+                    "unsupported_value",
+                )
+            close = self.turn_format.think_close
+            end = (close.text if close.token_id is None else close.token_id) if is_reasoning else None
+            grammar: Grammar = self.grammars.for_output(
+                request.output_format, end, self.turn_format.newlines_after_reasoning
+            )
+            return grammar
+        needs = request.tool_choice.mode in ("required", "named") or any(tool.is_strict for tool in request.tools)
+        if not has_tools or not needs:
+            return None
+        found: Grammar | None = self.grammars.for_tools(request.tools, request.tool_choice, self.turn_format)
+        return found
+
+    # --- checks ---
+    def _loaded(self) -> LLM:
+        try:
+            return self.llm.llm
+        except UnavailableError as error:
+            raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+
+    def _check_ready(self) -> None:
+        self._loaded()
+        if self.llm.state != "ready":
+            self.metrics.rejected[self.llm.state] += 1
+            raise ApiError("overloaded", f"the server is {self.llm.state}", retry_after=_RETRY_SECONDS)
+
+    def _check_length(self, num_tokens: int) -> None:
+        if num_tokens == 0:
+            raise ApiError("invalid_request", "the prompt is empty: give at least one token")
+        limit = self.context_length
+        if num_tokens >= limit:
+            raise overflow(num_tokens, limit)
+
+    def _check_room(self, turn: PreparedTurn) -> None:
+        prepared: Prepared = turn.details
+        try:
+            self.llm.check_room(len(prepared), sum(len(request.prompt_ids) for request, _ in prepared))
+        except QueueFullError as error:
+            self.metrics.rejected["queue_full"] += 1
+            raise ApiError("overloaded", str(error), retry_after=error.retry_after) from None
+        except UnavailableError as error:
+            self.metrics.rejected[self.llm.state] += 1
+            raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+
+
+def overflow(num_tokens: int, limit: int) -> ApiError:
+    """Clients know an overflow by words; these are the ones that any of them looks for."""
+    return ApiError(
+        "invalid_request",
+        f"prompt is too long: {num_tokens} tokens > {limit} maximum. This model's maximum context length is {limit} "
+        "tokens and the request exceeds the available context size. Please reduce the length of the messages.",
+        "messages",
+        "context_length_exceeded",
+    )
+
+
+def _param(error: Exception) -> str | None:
+    """The setting that an error of ours begins with, as in `top_p=2 is out of range`."""
+    name, equals, _ = str(error).partition("=")
+    return name if equals and name.isidentifier() else None
