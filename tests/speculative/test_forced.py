@@ -9,7 +9,8 @@ import pytest
 
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV
 from stepahead.speculative import forced
-from stepahead.speculative.forced import forced_ids
+from stepahead.speculative.copy import CopyProposer
+from stepahead.speculative.forced import allowed_ids, forced_ids
 from stepahead.speculative.proposer import NoProposer
 from support.toy_engine import VOCAB, Countdown, make_engine, make_request, run
 
@@ -137,3 +138,35 @@ def test_a_wrong_claim_costs_time_and_no_text() -> None:
     drafted, stats = texts(ForcedProposer(), grammar)
     assert drafted == plain
     assert stats.num_accepted_tokens == 0 < stats.num_draft_tokens
+
+
+class Strict(Countdown):
+    """Allows only even tokens, and says so."""
+
+    def num_allowed(self, token_ids):
+        return next((at for at, token_id in enumerate(token_ids) if token_id % 2), len(token_ids))
+
+
+class Unsure(Countdown):
+    def num_allowed(self, token_ids):
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "expected"),
+    [(None, (2, 4, 5, 6)), (Countdown(9), (2, 4, 5, 6)), (Strict(9), (2, 4)), (Unsure(9), (2, 4, 5, 6))],
+)
+def test_a_draft_is_cut_where_the_grammar_ends_it(grammar, expected) -> None:
+    assert allowed_ids(sequence_of(grammar), (2, 4, 5, 6)) == expected
+
+
+def test_a_copy_is_cut_where_the_grammar_ends_it() -> None:
+    prompt = (2, 4, 5, 6, 8, 10) * 3 + (2, 4)
+    found = {}
+    for grammar in (None, Strict(9)):
+        sequence = Sequence(make_request(0, prompt, 50, grammar=grammar), SequenceKV(0, 1))
+        for _ in range(3):
+            match = CopyProposer().continuation(sequence, 4)
+        found[grammar is None] = match
+    assert found[True].token_ids == (5, 6, 8, 10)
+    assert found[False] is None

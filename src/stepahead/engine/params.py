@@ -20,7 +20,8 @@ class Grammar(Protocol):
     """Constrains the next token. States are values: `advance` returns a new one, so drafts fork it for nothing.
 
     A grammar may also have a method forced_ids() that returns the ids, possibly none, that must come next one after
-    another: they are drafted without asking the model. One without it works as well.
+    another: they are drafted without asking the model; and num_allowed(token_ids), how many of a draft's tokens it
+    would have: the others are not verified. One without them works as well.
     """
 
     def mask(self, logits: npt.NDArray[np.float32]) -> None:

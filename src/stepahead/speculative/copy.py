@@ -13,6 +13,7 @@ from stepahead.engine.batch import ScheduledBatch
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
 from stepahead.speculative.copy_index import CopyIndex
 from stepahead.speculative.copy_source import MIN_MATCH
+from stepahead.speculative.forced import allowed_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class CopyProposer:
         assert isinstance(index, CopyIndex)
         if not index.catch_up() or limit < 1 or index.match_length == 0:
             return None
-        token_ids = _up_to_end(index.read(limit), sequence.request.end_ids)
+        token_ids = allowed_ids(sequence, _up_to_end(index.read(limit), sequence.request.end_ids))
+        if not token_ids:
+            return None
         return Match(index.match_length, token_ids, is_resumed=index.match_length < MIN_MATCH)
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:

@@ -1,4 +1,4 @@
-"""Tokens that a grammar leaves no choice about: drafts that need no model.
+"""What a grammar says of drafts: which tokens it leaves no choice about, and which it will not have.
 
 They are judged like any others, so a grammar that claims too much costs time, never text.
 """
@@ -37,6 +37,21 @@ def forced_ids(sequence: Sequence, limit: int, vocab_size: int) -> tuple[int, ..
     return tuple(ids)
 
 
+def allowed_ids(sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a draft that the sequence's grammar might have: one that it forbids is not worth a row.
+
+    A grammar may have a method num_allowed(token_ids) that tells how many of them may come, one after another.
+    """
+    count = getattr(sequence.grammar, "num_allowed", None)
+    if count is None:
+        return token_ids
+    try:
+        return token_ids[: max(int(count(token_ids)), 0)]
+    except Exception:
+        _warn_once(type(sequence.grammar).__qualname__)
+        return token_ids
+
+
 def _claimed_ids(grammar: Grammar, limit: int, vocab_size: int) -> tuple[int, ...]:
     claim = getattr(grammar, "forced_ids", None)
     ids = () if claim is None else tuple(int(token_id) for token_id in itertools.islice(claim(), limit))
@@ -48,4 +63,4 @@ def _claimed_ids(grammar: Grammar, limit: int, vocab_size: int) -> tuple[int, ..
 @functools.cache
 def _warn_once(kind: str) -> None:
     """With the error that is being handled: the first of each kind of grammar tells what is wrong with all."""
-    logger.warning("the grammar %s cannot say which tokens it forces: none are drafted for it", kind, exc_info=True)
+    logger.warning("the grammar %s cannot say what may come next: drafts go without it", kind, exc_info=True)

@@ -5,6 +5,7 @@ belongs to the detokenizer.
 """
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from stepahead.errors import ModelFormatError, RequestError
 from stepahead.tokenizer.pre_tokenizer import PreTokenizer
 from stepahead.tokenizer.special_splitter import SpecialSplitter
 from stepahead.tokenizer.vocabulary import ADD_BOS_KEY, BYTE_OF_CHAR, TokenType, Vocabulary
+
+TAG = re.compile(r"<[^<>]+>")
 
 # Bytes that no valid UTF-8 text contains; a vocabulary may lack them.
 _NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
@@ -38,6 +41,7 @@ class Tokenizer:
             byte for char, byte in BYTE_OF_CHAR.items() if char not in vocabulary.ids and byte not in _NEVER_IN_UTF8
         )
         self.control_ids = vocabulary.ids_of_types(TokenType.CONTROL)
+        self.delimiter_ids = _delimiter_ids(vocabulary)
         self.add_bos = pre.add_bos if vocabulary.add_bos is None else vocabulary.add_bos
         if self.add_bos and vocabulary.bos_id is None:
             if vocabulary.add_bos:
@@ -168,6 +172,14 @@ class Tokenizer:
         if not 0 <= index < self.vocab_size:
             raise RequestError(f"token id {index} is outside the vocabulary of {self.vocab_size} tokens")
         return index
+
+
+def _delimiter_ids(vocabulary: Vocabulary) -> frozenset[int]:
+    """Tokens that mark places in a text instead of spelling it: what plain text cannot make, and added tags."""
+    apart = vocabulary.ids_of_types(TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)
+    added = vocabulary.ids_of_types(TokenType.USER_DEFINED)
+    tags = {token_id for token_id in added if TAG.fullmatch(vocabulary.tokens[token_id])}
+    return frozenset(token_id for token_id in apart if len(vocabulary.tokens[token_id]) != 1) | tags
 
 
 def _build_bpe(vocabulary: Vocabulary, pre: PreTokenizer) -> tokenizers.Tokenizer:

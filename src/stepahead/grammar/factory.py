@@ -1,0 +1,231 @@
+"""Grammars for what requests ask for: output of a format, calls of tools, after reasoning or not."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stepahead.grammar.compiler import Compiler
+from stepahead.grammar.grammar_error import GrammarError
+from stepahead.grammar.grammar_text import (
+    MAX_BYTES,
+    MAX_GBNF_BYTES,
+    check_lark,
+    check_text,
+    lark_of_gbnf,
+    regex_grammar,
+)
+from stepahead.grammar.json_schema import STRUCTURE, definitions, enforceable, subschemas
+from stepahead.grammar.lark import SIDE_GRAMMAR, json_value
+from stepahead.grammar.state import GrammarState
+from stepahead.grammar.tool_calls import CallRules, json_call, xml_call
+from stepahead.grammar.turn_rules import Delimiter, Expression, calling_turn, reasoning_before
+from stepahead.tokenizer import Tokenizer
+from stepahead.turns.output_format import GrammarText, JsonObject, JsonSchema, OutputFormat
+from stepahead.turns.tool import Tool, ToolChoice
+
+COMPILE_SECONDS = 5.0
+BLAME_SECONDS = 1.0
+"""For finding the place that a grammar fails at."""
+
+
+class CallSyntax(Protocol):
+    """As turns.turn_format.CallSyntax."""
+
+    @property
+    def value(self) -> str: ...
+
+
+class TurnFormat(Protocol):
+    """As turns.turn_format.TurnFormat."""
+
+    @property
+    def calls(self) -> CallSyntax: ...
+    @property
+    def think_close(self) -> Delimiter: ...
+    @property
+    def call_open(self) -> Delimiter: ...
+    @property
+    def call_close(self) -> Delimiter: ...
+    @property
+    def newlines_after_reasoning(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A Delimiter."""
+
+    text: str
+    token_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Expression):
+    """What a turn says that follows a format."""
+
+    side: dict[str, Any] | None = None  # a grammar of the caller's
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    is_lenient: bool = False
+    left_out: tuple[str, ...] = ()
+
+
+class GrammarFactory:
+    """Grammars for one model. Safe to share between threads; what it returns belongs to the thread that generates.
+
+    Its methods wait until a grammar is compiled: milliseconds for most, at most `seconds`. They raise GrammarError, a
+    RequestError, for what cannot be enforced.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, seconds: float = COMPILE_SECONDS) -> None:
+        """vocab_size: of the model's logits."""
+        self._tokenizer = tokenizer
+        self._compiler = Compiler(tokenizer, vocab_size, seconds)
+
+    def prepare(self) -> None:
+        """What the first grammar would wait for: about a second for 128 K tokens."""
+        assert self._compiler.trie is not None
+
+    def for_output(
+        self, output_format: OutputFormat, reasoning_end: int | str | None = None, newlines: int = 1
+    ) -> GrammarState:
+        """Output of a format, and nothing else.
+
+        reasoning_end: where the prompt leaves reasoning open, the token, or text, that closes it; any text may come
+        before it, and `newlines` newlines come after it.
+        """
+        answer = self._answer(output_format)
+        if reasoning_end is None and answer.side is not None:
+            return self._compiler.compile(json.dumps({"grammars": [answer.side]}))
+        reasoning = Expression()
+        if reasoning_end is not None:
+            reasoning = reasoning_before(self._mark_of(reasoning_end), newlines)
+        lark = f"start: {reasoning.text} {answer.text}\n{reasoning.rules}{answer.rules}"
+        try:
+            return self._compiler.compile(_beside(lark, answer), answer.left_out)
+        except GrammarError as error:
+            raise self._with_place(answer, error) from None
+
+    def for_tools(
+        self,
+        tools: Sequence[Tool],
+        choice: ToolChoice,
+        turn_format: TurnFormat,
+        in_reasoning: bool = False,
+        output_format: OutputFormat | None = None,
+    ) -> GrammarState | None:
+        """Turns that call tools as `choice` has it; None where nothing has to be enforced.
+
+        in_reasoning: the prompt leaves reasoning open. output_format: of a turn that does not call. What is not
+        enforced of the tools' schemas is told by `warnings` of the result; tools that are strict are refused instead.
+        """
+        think_close = self._mark(turn_format.think_close)
+        is_called = choice.mode != "none" and bool(tools)
+        is_forced = choice.mode in ("required", "named")
+        if not is_called and output_format is not None:
+            end = think_close.text if think_close.token_id is None else think_close.token_id
+            return self.for_output(output_format, end if in_reasoning else None, turn_format.newlines_after_reasoning)
+        if not is_forced and output_format is None and not (is_called and any(tool.is_strict for tool in tools)):
+            return None
+        reasoning = Expression()
+        if in_reasoning:
+            reasoning = reasoning_before(think_close, turn_format.newlines_after_reasoning)
+        answer = None if is_forced or output_format is None else self._answer(output_format)
+        marks = self._mark(turn_format.call_open), self._mark(turn_format.call_close)
+        calls = _rules_of(_chosen(tools, choice), turn_format.calls.value)
+
+        def compiled() -> GrammarState:
+            warnings = [warning for call in calls for warning in call.warnings]
+            left_out = tuple(warnings) + (answer.left_out if answer is not None else ())
+            return self._compiler.compile(
+                _beside(calling_turn(calls, choice, marks, reasoning, answer), answer), left_out
+            )
+
+        try:
+            return compiled()
+        except GrammarError as error:
+            if not self._compiler.in_time(lambda: [one for call in calls for one in self._drop_unusable(call)]):
+                raise self._with_place(answer, error) if answer is not None else error from None
+        return compiled()
+
+    def _mark(self, mark: Delimiter) -> Delimiter:
+        """The mark by its token only where that token is no text."""
+        return mark if mark.token_id in self._tokenizer.delimiter_ids else Mark(mark.text, None)
+
+    def _mark_of(self, end: int | str) -> Delimiter:
+        if isinstance(end, str):
+            return Mark(end, None)
+        return self._mark(Mark(self._tokenizer.token_text(end), end))
+
+    def _answer(self, output_format: OutputFormat) -> "_Answer":
+        if isinstance(output_format, GrammarText):
+            return _Answer(f"@{SIDE_GRAMMAR}", side=self._side_grammar(output_format))
+        asked = JsonSchema({"type": "object"}) if isinstance(output_format, JsonObject) else output_format
+        schema, left_out = enforceable(asked.schema, asked.is_lenient)
+        rules = f"answer: {json_value(schema, asked.is_lenient)}\n"
+        return _Answer("answer", rules, None, schema, asked.is_lenient, left_out)
+
+    def _side_grammar(self, asked: GrammarText) -> dict[str, Any]:
+        check_text(asked.text, MAX_GBNF_BYTES if asked.syntax == "gbnf" else MAX_BYTES)
+        if asked.syntax == "regex":
+            return regex_grammar(asked.text)
+        lark = asked.text
+        if asked.syntax == "gbnf":
+            lark = self._compiler.in_time(lambda: lark_of_gbnf(asked.text))
+        check_lark(lark)
+        return {"lark_grammar": lark}
+
+    def _drop_unusable(self, call: CallRules) -> list[str]:
+        """Give up the schemas of a call that fail alone; returns their rules."""
+        dropped: list[str] = []
+        for rule, (path, schema) in call.schemas.items():
+            reason = self._compiler.error_of(f"start: {json_value(schema, not call.tool.is_strict)}")
+            if reason:
+                call.give_up(path, f"{path}: {reason}" if path else reason)
+                call.schemas[rule] = (path, {"type": schema["type"]} if "type" in schema else {})
+                dropped.append(rule)
+        return dropped
+
+    def _with_place(self, answer: "_Answer", error: GrammarError) -> GrammarError:
+        """The error of the innermost part of a schema that fails alone."""
+        place, why, started = "", str(error), time.monotonic()
+        shared = {name: answer.schema[name] for name in STRUCTURE if name in answer.schema}
+        parts = [*definitions(answer.schema), *subschemas(answer.schema)]
+        while parts and time.monotonic() - started < BLAME_SECONDS:
+            path, part = parts.pop(0)
+            if not isinstance(part, Mapping):
+                continue
+            reason = self._compiler.error_of(f"start: {json_value({**shared, **part}, answer.is_lenient)}")
+            if reason:
+                place, why = path, f"the schema cannot be enforced: {reason}"
+                parts = list(subschemas(part, path))
+        return GrammarError(f"{place}: {why}" if place else why, (place,))
+
+
+def _beside(lark: str, answer: "_Answer | None") -> str:
+    """A Lark grammar, and the one that it refers to as @content."""
+    if answer is None or answer.side is None:
+        return lark
+    return json.dumps({"grammars": [{"lark_grammar": lark}, {"name": SIDE_GRAMMAR, **answer.side}]})
+
+
+def _chosen(tools: Sequence[Tool], choice: ToolChoice) -> list[Tool]:
+    """The tools that may be called."""
+    if choice.mode != "named":
+        if not tools:
+            raise GrammarError(f"tool_choice is {choice.mode}, and there are no tools: give some")
+        return list(tools)
+    found = {tool.name: tool for tool in tools}
+    for name in choice.names:
+        if name not in found:
+            raise GrammarError("tool_choice names a tool that is not among the tools")
+    if not choice.names:
+        raise GrammarError("tool_choice names no tool")
+    return [found[name] for name in choice.names]
+
+
+def _rules_of(tools: Sequence[Tool], syntax: str) -> list[CallRules]:
+    make = {"xml": xml_call, "json": json_call}.get(syntax)
+    if make is None:
+        raise GrammarError("the model's chat template writes no calls: tool_choice and strict tools cannot be enforced")
+    return [make(tool, number) for number, tool in enumerate(tools)]

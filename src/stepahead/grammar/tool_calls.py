@@ -1,0 +1,151 @@
+"""Lark for calls of tools: what stands between a call's marks.
+
+In Step's format a value of string type is raw text and ends at its own tag; any other value is JSON. So a call is made
+of its parameters' rules, by the types that the reader of calls goes by (turns/argument_types.py).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepahead.grammar.grammar_error import GrammarError
+from stepahead.grammar.json_schema import STRUCTURE, at_name, check_size, enforceable, resolved
+from stepahead.grammar.lark import json_value, literal
+from stepahead.grammar.raw_text import choice_of, choices, text_pattern
+from stepahead.turns.argument_types import STRING, argument_types
+from stepahead.turns.tool import Tool
+
+VALUE_END = "\n</parameter>\n"
+OBJECT: dict[str, Any] = {"type": "object"}
+
+_WHOLE = frozenset(
+    ("anyOf", "oneOf", "allOf", "$ref", "const", "enum", "patternProperties", "minProperties", "maxProperties")
+)
+"""Keywords that constrain arguments as a whole, which parameter by parameter cannot be done."""
+
+_NAME = re.compile(r"[^<>\n\"\\\x00-\x1f\ud800-\udfff]{1,256}")
+
+
+@dataclass(slots=True, eq=False)
+class CallRules:
+    """Rules of the calls of one tool. Each name that is made here ends in the tool's number."""
+
+    tool: Tool
+    number: int
+    lines: list[str] = field(default_factory=list)
+    schemas: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # JSON rules: (place, schema)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The rule of a whole call."""
+        return f"call_{self.number}"
+
+    def text(self) -> str:
+        """All rules."""
+        values = (
+            f"{rule}: {json_value(schema, not self.tool.is_strict)}" for rule, (_, schema) in self.schemas.items()
+        )
+        return "\n".join([*self.lines, *values, ""])
+
+    def give_up(self, path: str, why: str) -> None:
+        """Refuse a tool that must be followed to the letter; else remember what is not enforced."""
+        if self.tool.is_strict:
+            raise GrammarError(f"tools[{self.number}].parameters: {why}", (f"tools[{self.number}].parameters.{path}",))
+        self.warnings.append(f"tools[{self.number}].parameters: not enforced: {why}")
+
+
+def json_call(tool: Tool, number: int) -> CallRules:
+    """{"name": ..., "arguments": {...}}, on a line of its own."""
+    call = CallRules(_named(tool, number), number)
+    rule = f"arguments_{number}"
+    call.schemas[rule] = ("", {**OBJECT, **_enforced(call, tool.parameters, "")})
+    before = literal(f'\n{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
+    call.lines.append(f"{call.name}: {before} {rule} {literal('}' + chr(10))}")
+    return call
+
+
+def xml_call(tool: Tool, number: int) -> CallRules:
+    """<function=NAME>, each parameter in the order of the schema, </function>, on lines of their own."""
+    call = CallRules(_named(tool, number), number)
+    root = _parameters(call)
+    properties: dict[str, Any] = root.get("properties", {})
+    required: list[str] = root.get("required", [])
+    types = argument_types(root)
+    parts = [literal(f"\n<function={tool.name}>\n")]
+    for place, name in enumerate(dict.fromkeys((*properties, *required))):
+        if not _NAME.fullmatch(name):
+            call.give_up("properties", f"the name of parameter {place} cannot stand in a tag")
+            continue
+        rule = f"p_{number}_{place}"
+        path = at_name("", "properties", properties, name) if name in properties else "required"
+        value = _value(call, rule, path, properties.get(name, True), types.get(name, STRING), root)
+        call.lines.append(f"{rule}: {literal(f'<parameter={name}>' + chr(10))} {value}")
+        parts.append(rule if name in required else f"{rule}?")
+    if not properties and root.get("additionalProperties") is not False:
+        call.lines.append(f'any_{number}: "<parameter=" /[\\w.-]{{1,64}}/ ">\\n" any_text_{number}')
+        call.lines.append(f"any_text_{number}[suffix={literal(VALUE_END)}]: /(?s:.*)/")
+        parts.append(f"any_{number}*")
+    call.lines.append(f"{call.name}: {' '.join(parts)} {literal('</function>' + chr(10))}")
+    return call
+
+
+def _named(tool: Tool, number: int) -> Tool:
+    if not _NAME.fullmatch(tool.name):
+        raise GrammarError(f"tools[{number}].name: cannot stand in a call", (f"tools[{number}].name",))
+    return tool
+
+
+def _enforced(call: CallRules, schema: Any, path: str) -> dict[str, Any]:
+    """The part of a schema that can be enforced."""
+    check_size(schema, "schema of a tool")
+    try:
+        result, left_out = enforceable(schema, not call.tool.is_strict)
+    except GrammarError as error:
+        call.give_up(".".join((path, *error.places[:1])), str(error))
+        return {}
+    call.warnings += [f"tools[{call.number}].parameters: not enforced: {one}" for one in left_out]
+    return result
+
+
+def _parameters(call: CallRules) -> dict[str, Any]:
+    """The schema of an object with properties that the arguments have."""
+    root = _enforced(call, call.tool.parameters, "")
+    shared = {key: root[key] for key in STRUCTURE if key in root}
+    if "$ref" in root and "properties" not in root:
+        root = {**shared, **resolved(root, root)}
+    for keyword in sorted(_WHOLE & root.keys()):
+        call.give_up(keyword, f"{keyword} of all arguments together is not supported")
+    return root
+
+
+def _value(call: CallRules, rule: str, path: str, schema: Any, types: frozenset[str], root: Mapping[str, Any]) -> str:
+    """An expression for one value and the tag after it."""
+    shared = {key: root[key] for key in STRUCTURE if key in root}
+    if "string" not in types:
+        call.schemas[f"{rule}_json"] = (
+            path,
+            {"type": sorted(types), **(schema if isinstance(schema, dict) else {}), **shared},
+        )
+        return f"{rule}_json {literal(VALUE_END)}"
+    try:
+        listed = choices(schema, root)
+        if listed:
+            return choice_of(listed, VALUE_END)
+        pattern = text_pattern(schema, root)
+    except GrammarError as error:
+        call.give_up(f"{path}.{error.places[0]}", str(error))
+        pattern = "/(?s:.*)/"
+    if not types & {"object", "array"}:
+        call.lines += [f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}", f"{rule.upper()}: {pattern}"]
+        return f"{rule}_text"
+    # What begins like an object or an array is read as one, so it must be one that the schema allows.
+    container = {"allOf": [schema, {"type": ["array", "object"]}], **shared}
+    call.schemas[f"{rule}_json"] = (path, container)
+    call.lines += [
+        f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}",
+        f"{rule.upper()}: /([^\\s\\[{{](?s:.*))?/ & {pattern}",
+    ]
+    return f"({rule}_text | {rule}_json {literal(VALUE_END)})"
