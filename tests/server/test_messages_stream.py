@@ -225,7 +225,7 @@ def test_silence_is_bridged_by_pings():
 
 
 # --- any turn, in any steps ---
-TEXTS = st.text(min_size=0, max_size=4)
+TEXTS = st.text(min_size=1, max_size=4)
 
 
 @st.composite

@@ -247,7 +247,7 @@ def test_logprobs_come_with_the_text_they_are_of():
 
 
 # --- any turn, in any steps ---
-TEXTS = st.text(min_size=0, max_size=4)
+TEXTS = st.text(min_size=1, max_size=4)
 CALLS = st.tuples(
     st.sampled_from(["read", "apply_patch"]), st.dictionaries(TEXTS, TEXTS, max_size=2), st.integers(1, 6)
 )

@@ -1,7 +1,5 @@
 """What becomes of a turn's text, rule by rule: reasoning, content, calls, and calls that are none."""
 
-import json
-
 import pytest
 from turn_samples import (
     CONTROLS,
@@ -112,7 +110,7 @@ class TestWellFormedCalls:
         assert calls_of(xml("write", ("text", value))) == [{"text": value}]
 
     def test_no_digit_is_lost(self):
-        assert turn_of(XML_CALLS["huge number"]).calls[0].json_text == '{"line":' + "9" * 30 + ',"ratio":1e999}'
+        assert turn_of(XML_CALLS["huge number"]).calls[0].json_text == '{"line":' + "9" * 30 + ',"ratio":"1e999"}'
 
     def test_several_and_white_space_between_them(self):
         turn = turn_of(XML_CALLS["three, with newlines"])
@@ -313,9 +311,27 @@ class TestHermes:
         call = hermes('{"name": "now", "arguments": {}}')
         assert turn_of(f"So.\n{call}\n{call}", HERMES).content == "So."
 
-    def test_characters_that_are_half_a_pair_stay_escaped(self):
-        call = hermes('{"arguments": {"text": "\\ud800"}, "name": "write"}')
-        assert turn_of(call, HERMES).calls[0].json_text == json.dumps({"text": "\ud800"})
+    @pytest.mark.parametrize(
+        ("escaped", "text"),
+        [
+            (r"\ud83d\ude00", "😀"),
+            (r"\ud83d", "\ufffd"),
+            (r"\ude00", "\ufffd"),
+            (r"\ud83d\ud83d\ude00x", "\ufffd😀x"),
+            (r"\ud83d\u00e9", "\ufffdé"),
+            (r"\ud83d\n", "\ufffd\n"),
+            (r"\ud83d\ude0x", "\ufffd\\ude0x"),
+        ],
+    )
+    def test_half_a_character_is_replaced(self, escaped, text):
+        assert self.arguments(f'{{"name": "write", "arguments": {{"text": "{escaped}"}}}}') == [{"text": text}]
+        if "x" not in text:
+            assert self.arguments(f'{{"arguments": {{"text": "{escaped}"}}, "name": "write"}}') == [{"text": text}]
+
+    def test_numbers_beyond_a_double_are_strings(self):
+        assert self.arguments('{"name": "write", "arguments": {"ratio": [-1e999, 1e9]}}') == [
+            {"ratio": ["-1e999", 1e9]}
+        ]
 
 
 def test_held_back_text_is_bounded():

@@ -153,7 +153,9 @@ def gathered(events: Iterable) -> Turn:
                 calls[-1][1] += json_text
             case CallEnded(index):
                 assert index == len(calls) - 1 and not calls[-1][2]
-                assert isinstance(json.loads(calls[-1][1]), dict)
+                arguments = json.loads(calls[-1][1])
+                assert isinstance(arguments, dict)
+                json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # for any other program
                 calls[-1][2] = True
     return Turn(reasoning, content, tuple(Call(*call) for call in calls))
 

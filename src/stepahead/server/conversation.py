@@ -1,6 +1,5 @@
 """Puts a conversation together for chat templates, from the pieces in which agents send it."""
 
-import json
 from typing import Any
 
 _TEXTS = ("content", "reasoning_content")
@@ -41,8 +40,8 @@ class Conversation:
             self._turn()["content"].append(text)
 
     def call(self, call_id: str, name: str, arguments: Any) -> None:
-        """arguments: an object, or the text of one; text that is none stays text."""
-        function = {"name": name, "arguments": _arguments(arguments)}
+        """arguments: an object, or text that should be one."""
+        function = {"name": name, "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn().setdefault("tool_calls", []).append(call)
 
@@ -59,13 +58,3 @@ class Conversation:
 
 def _joined(role: str, pieces: list[str]) -> str:
     return ("\n\n" if role == "system" else "").join(pieces)
-
-
-def _arguments(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        value = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) else arguments

@@ -76,7 +76,8 @@ def openai_error(error: ApiError) -> dict[str, Any]:
 
 def anthropic_error(error: ApiError, request_id: str | None = None) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPES.get(error.kind, "invalid_request_error")
-    message = error.message if error.param is None else f"{error.param}: {error.message}"
+    names_field = error.param is None or error.message.startswith(error.param)
+    message = error.message if names_field else f"{error.param}: {error.message}"
     body: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": message}}
     return body if request_id is None else {**body, "request_id": request_id}
 

@@ -4,9 +4,10 @@ Owns the step from text to JSON. Schemas come from callers and may be anything: 
 """
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from stepahead.turns.plain_json import json_string, loads
 
 JsonType = Literal["string", "integer", "number", "boolean", "null", "array", "object"]
 _TYPES: tuple[JsonType, ...] = ("string", "integer", "number", "boolean", "null", "array", "object")
@@ -28,26 +29,20 @@ def argument_types(parameters: Any) -> dict[str, frozenset[JsonType]]:
 
 def as_json(text: str, types: frozenset[JsonType]) -> str:
     """A value as JSON of one of `types`; as a JSON string where it is none, so that the tool can complain."""
-    if types == STRING:
-        return json_string(text)
     stripped = text.strip()
-    if "string" not in types and "boolean" in types and stripped in ("True", "False"):
-        return stripped.lower()  # as Python writes it
+    if stripped in ("True", "False") and "boolean" in types and "string" not in types:
+        stripped = stripped.lower()  # as Python writes it
     try:
-        value = json.loads(stripped, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = None if types == STRING else loads(stripped)
+    except ValueError:
         return json_string(text)
     kinds = _kinds_of(value) & types
     if not kinds or isinstance(value, str):
         return json_string(text)  # strings are written without quotes: quotes are part of them
     if "integer" in kinds and isinstance(value, float):
         return str(int(value))
-    return stripped  # as the model wrote it: no digit is lost
-
-
-def json_string(text: str) -> str:
-    """`text` as a JSON string. The inner parts of several, joined, are those of the joined text."""
-    return json.dumps(text, ensure_ascii=False)
+    # As the model wrote it, so that no digit is lost; but half a character may have been replaced.
+    return json.dumps(value, ensure_ascii=False) if "\\u" in stripped else stripped
 
 
 def _types(schema: Any, root: Mapping[str, Any], seen: set[str], depth: int = 0) -> frozenset[JsonType] | None:
@@ -99,12 +94,7 @@ def _kinds_of(value: Any) -> frozenset[JsonType]:
     if isinstance(value, int):
         return frozenset(("integer", "number"))
     if isinstance(value, float):
-        is_whole = math.isfinite(value) and value.is_integer()
-        return frozenset(("integer", "number") if is_whole else ("number",))
+        return frozenset(("integer", "number") if value.is_integer() else ("number",))
     if isinstance(value, str):
         return STRING
     return frozenset(("array",)) if isinstance(value, list) else frozenset(("object",))
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")

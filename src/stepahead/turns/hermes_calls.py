@@ -6,6 +6,7 @@ from typing import Any
 
 from stepahead.turns.call_reader import MAX_SPACE, CallSink, Fate
 from stepahead.turns.json_stream import JsonStream
+from stepahead.turns.plain_json import loads
 from stepahead.turns.text_window import Delimiters, TextWindow
 from stepahead.turns.tool import Tool
 
@@ -83,7 +84,7 @@ class HermesCall:
             return Fate.WAITS
         try:
             name, arguments = _name_and_arguments("".join(self._whole))
-        except (ValueError, RecursionError):
+        except ValueError:
             return Fate.REFUSED
         if name not in self._syntax.tools:
             return Fate.REFUSED
@@ -116,11 +117,11 @@ def _name_and_arguments(text: str) -> tuple[str, str]:
         arguments = {}
     if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
         raise ValueError("no call")
-    return call["name"], json.dumps(arguments, allow_nan=False)
+    return call["name"], json.dumps(arguments, ensure_ascii=False)
 
 
 def _loaded(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    value = loads(text)
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value

@@ -4,9 +4,10 @@ Owns the arguments of their calls and their reasoning, so that what is rendered 
 know any wire format: endpoints have made messages of template form before (turn_request.TurnRequest).
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from stepahead.turns.plain_json import loads
 
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _RAW_ARGUMENT = "arguments"  # names what is no JSON object, so that a template can render it at all
@@ -43,10 +44,8 @@ def arguments_object(arguments: Any) -> dict[str, Any]:
     if not arguments.strip():
         return {}
     try:
-        value = json.loads(arguments, parse_constant=_refuse)
-        if "\\ud" in arguments or "\\uD" in arguments:
-            value = _without_surrogates(value)
-    except (ValueError, RecursionError):
+        value = loads(arguments)
+    except ValueError:
         return {_RAW_ARGUMENT: arguments}
     return value if isinstance(value, dict) else {_RAW_ARGUMENT: arguments}
 
@@ -57,18 +56,3 @@ def _normalised_call(call: Any) -> Any:
     function = dict(call["function"])
     function["arguments"] = arguments_object(function.get("arguments"))
     return {**call, "function": function}
-
-
-def _without_surrogates(value: Any) -> Any:
-    """JSON can escape half of a character, which no tokenizer can encode."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")

@@ -4,14 +4,14 @@ Owns JSON's grammar, and two slips that models make: lone backslashes and raw co
 know what the object is for.
 """
 
+import math
 import re
 from collections.abc import Callable
 
-from stepahead.turns.argument_types import json_string
 from stepahead.turns.call_reader import Fate
+from stepahead.turns.plain_json import MAX_DEPTH, json_string
 from stepahead.turns.text_window import TextWindow
 
-_MAX_DEPTH = 100
 _MAX_SCALAR = 1000  # characters of a number
 
 _SPECIAL = re.compile(r'["\\\x00-\x1f]')
@@ -19,6 +19,9 @@ _SCALAR_CHARS = re.compile(r"[A-Za-z0-9+.\-]*")
 _SCALAR = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null", re.ASCII)
 _AS_PYTHON = {"True": "true", "False": "false", "None": "null"}
 _HEX = frozenset("0123456789abcdefABCDEF")
+# An escaped first half of a character: what follows it must be the second.
+_FIRST_HALF = re.compile(r"\\u[dD][89abAB]")
+_SECOND_HALF = re.compile(r"\\u[dD][c-fC-F]")
 
 
 class JsonStream:
@@ -50,7 +53,7 @@ class JsonStream:
         if char == '"':
             self._release(self._window.take(1))
             self._next = self._read_string
-        elif char in "{[" and len(self._stack) < _MAX_DEPTH:
+        elif char in "{[" and len(self._stack) < MAX_DEPTH:
             self._release(self._window.take(1))
             self._stack.append("}" if char == "{" else "]")
             self._next = self._read_key_or_end if char == "{" else self._read_item_or_end
@@ -72,7 +75,8 @@ class JsonStream:
         if not _SCALAR.fullmatch(value):
             return Fate.BROKEN
         self._window.take(len(text))
-        self._release(value)
+        is_infinite = value[-1].isdigit() and math.isinf(float(value))  # 1e999
+        self._release(json_string(value) if is_infinite else value)
         self._next = self._read_comma_or_end
         return Fate.RUNS
 
@@ -142,18 +146,36 @@ class JsonStream:
         if special != "\\":
             add(json_string(window.take(1))[1:-1])
             return Fate.RUNS
-        escape = window.peek(6)
+        return self._read_escape(add)
+
+    def _read_escape(self, add: Callable[[str], None]) -> Fate:
+        window = self._window
+        escape = window.peek(12)
         if len(escape) == 1:
             return Fate.WAITS
         if escape[1] in '"\\/bfnrt':
             add(window.take(2))
-        elif escape[1] == "u" and _HEX.issuperset(escape[2:]):
-            if len(escape) < 6:
-                return Fate.WAITS
-            add(window.take(6))
-        else:
+            return Fate.RUNS
+        if escape[1] != "u" or not _HEX.issuperset(escape[2:6]):
             window.take(1)
             add("\\\\")  # a lone backslash means itself
+            return Fate.RUNS
+        if len(escape) < 6:
+            return Fate.WAITS
+        if not _FIRST_HALF.match(escape):
+            add(r"\ufffd" if _SECOND_HALF.match(escape) else escape[:6])
+            window.take(6)
+            return Fate.RUNS
+        return self._read_pair(escape, add)
+
+    def _read_pair(self, escape: str, add: Callable[[str], None]) -> Fate:
+        """Two escapes that make one character; a first without a second is none."""
+        second = escape[6:]
+        if len(second) < 6 and r"\u".startswith(second[:2]) and _HEX.issuperset(second[2:]):
+            return Fate.WAITS
+        is_pair = bool(_SECOND_HALF.match(second)) and _HEX.issuperset(second[2:6])
+        self._window.take(12 if is_pair else 6)
+        add(escape if is_pair else r"\ufffd")
         return Fate.RUNS
 
     def _release(self, text: str) -> None:

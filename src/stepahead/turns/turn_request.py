@@ -15,7 +15,7 @@ class TurnRequest:
 
     messages: as chat templates expect them: role ("system", "user", "assistant", "tool"), content (text), and of an
     assistant's turn reasoning_content and tool_calls ({"id", "type": "function", "function": {"name", "arguments"}},
-    arguments as an object, or as the text that the client sent where that is no JSON object), of a tool's turn
+    arguments as an object, or as the text that the client sent, see turns/history.py), of a tool's turn
     tool_call_id. params.stop: of content alone; params.n is 1, params.grammar None.
     """
 

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from stepahead.turns.argument_types import STRING, argument_types, as_json, json_string
+from stepahead.turns.argument_types import STRING, argument_types, as_json
 from stepahead.turns.call_reader import MAX_NAME, MAX_SPACE, CallSink, Fate
+from stepahead.turns.plain_json import json_string
 from stepahead.turns.text_window import Delimiters, TextWindow
 from stepahead.turns.tool import Tool
 

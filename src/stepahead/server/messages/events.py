@@ -12,9 +12,9 @@ from stepahead.server.api_error import ApiError
 from stepahead.server.errors import anthropic_error
 from stepahead.server.messages.request import Thinking
 from stepahead.server.sse import frame
-from stepahead.server.step_events import joined
 from stepahead.server.turn_service import FinishReason, TurnEnd, TurnStep
 from stepahead.turns import event as turns
+from stepahead.turns.turn_text import coalesced
 
 _STOP_REASONS: Mapping[FinishReason, str] = {
     "stop": "end_turn",
@@ -50,7 +50,7 @@ class MessageEvents:
 
     def push(self, step: TurnStep) -> bytes:
         """Everything that a step brought; empty if nothing of it is to be seen yet."""
-        return b"".join(one for event in joined(step.events) for one in self._told(event))
+        return b"".join(one for event in coalesced(step.events) for one in self._told(event))
 
     def end(self, end: TurnEnd) -> tuple[bytes, dict[str, Any]]:
         """The last frames, and the whole message."""

@@ -17,9 +17,9 @@ from stepahead.server.responses.output_items import (
 from stepahead.server.responses.response import ResponseObject, usage
 from stepahead.server.responses.tool_names import ToolNames
 from stepahead.server.sse import frame
-from stepahead.server.step_events import joined
 from stepahead.server.turn_service import TokenLogprob, TurnEnd, TurnStep
 from stepahead.turns import event as turns
+from stepahead.turns.turn_text import coalesced
 
 
 class ResponseEvents:
@@ -44,7 +44,7 @@ class ResponseEvents:
     def push(self, step: TurnStep) -> bytes:
         """Everything that a step brought; empty if nothing of it is to be seen yet."""
         self._logprobs += step.logprobs
-        return self._frames(event for one in joined(step.events) for event in self._told(one))
+        return self._frames(event for one in coalesced(step.events) for event in self._told(one))
 
     def end(self, end: TurnEnd) -> tuple[bytes, dict[str, Any]]:
         """The last frames, and the finished response."""
