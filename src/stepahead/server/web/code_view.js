@@ -1,0 +1,61 @@
+// A block of code that may still be growing: finished lines are read and drawn once.
+
+import { copyButton, el } from "./dom.js";
+import { highlightLine, languageOf } from "./highlight.js";
+
+export class CodeView {
+  constructor(language) {
+    this.name = language;
+    this.language = languageOf(language);
+    this.lines = [];
+    this.numDrawn = 0;
+    this.state = null;
+    this.marks = [];
+    this.lastMarks = [];
+    this.code = el("code", {});
+    this.last = el("span", {});
+    this.code.append(this.last);
+    this.node = el("figure", { class: "code-block" },
+      el("figcaption", {}, el("span", { class: "code-language" }, language || "text"),
+        copyButton(() => this.text(), "Copy code")),
+      el("pre", { tabindex: "0", "aria-label": `Code${language ? `, ${language}` : ""}` }, this.code));
+  }
+
+  text() {
+    return this.lines.map((line) => line.text).join("\n");
+  }
+
+  // lines: all of the block so far, the last of them unfinished unless the block is closed.
+  update(lines, isClosed) {
+    this.lines = lines;
+    const numFinal = isClosed ? lines.length : Math.max(lines.length - 1, 0);
+    const fresh = document.createDocumentFragment();
+    while (this.numDrawn < numFinal) {
+      const line = lines[this.numDrawn];
+      this.state = this.draw(fresh, line, this.state, this.marks, this.numDrawn > 0);
+      this.numDrawn += 1;
+    }
+    this.last.before(fresh);
+    this.lastMarks = [];
+    const tail = document.createDocumentFragment();
+    if (!isClosed && lines.length > 0) this.draw(tail, lines.at(-1), this.state, this.lastMarks, lines.length > 1);
+    this.last.replaceChildren(tail);
+  }
+
+  allMarks() {
+    return [...this.marks, ...this.lastMarks];
+  }
+
+  draw(parent, line, state, marks, isNext) {
+    const read = highlightLine(this.language, line.text, state);
+    let at = line.at;
+    if (isNext) parent.append("\n");
+    for (const [kind, text] of read.tokens) {
+      const node = document.createTextNode(text);
+      marks.push({ node, at, length: text.length });
+      at += text.length;
+      parent.append(kind ? el("span", { class: `t-${kind}` }, node) : node);
+    }
+    return read.state;
+  }
+}

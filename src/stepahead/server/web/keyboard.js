@@ -1,0 +1,24 @@
+// Keys that work everywhere in the page; dialogs.js lists them for the user.
+
+export function wireKeyboard(actions) {
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || document.querySelector("dialog[open]")) return;
+    const action = actionOf(event, actions);
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+}
+
+function actionOf(event, actions) {
+  const key = event.key.toLowerCase();
+  const hasMod = event.ctrlKey || event.metaKey;
+  if (hasMod && !event.altKey) {
+    if (event.shiftKey) return { o: actions.newConversation, enter: actions.retryLast, "?": actions.showShortcuts }[key];
+    return { k: actions.search, b: actions.toggleSidebar, ",": actions.settings, "/": actions.showShortcuts }[key];
+  }
+  if (event.altKey) return event.code === "KeyT" ? actions.toggleTint : undefined;
+  if (key === "escape") return actions.escape;
+  if (event.target.closest?.("input, textarea, select, [contenteditable]")) return undefined;
+  return { "/": actions.focusComposer, "?": actions.showShortcuts }[key];
+}

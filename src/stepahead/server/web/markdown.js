@@ -1,0 +1,155 @@
+// A text in Markdown, drawn while it grows: blocks that are complete stay as they are, only what is open is drawn again.
+
+import { CodeView } from "./code_view.js";
+import { el } from "./dom.js";
+import { parseBlocks, toLines } from "./markdown_blocks.js";
+import { appendInline } from "./markdown_inline.js";
+
+const MAX_DEPTH = 12;
+
+export class MarkdownView {
+  constructor() {
+    this.node = el("div", { class: "markdown" });
+    this.text = "";
+    this.numFinal = 0; // characters of the blocks that are complete
+    this.marks = []; // of these: {node, at, length}
+    this.open = []; // of the others: {at, node, marks, code}
+  }
+
+  // The text so far. One that does not continue the last is drawn from its beginning.
+  update(text, isComplete = false) {
+    if (!text.startsWith(this.text)) this.clear();
+    this.text = text;
+    const blocks = parseBlocks(toLines(text.slice(this.numFinal), this.numFinal));
+    for (const [index, block] of blocks.entries()) {
+      this.draw(block, index, isComplete || index < blocks.length - 1);
+    }
+    for (const { node } of this.open.splice(blocks.length)) node.remove();
+    this.settle();
+  }
+
+  clear() {
+    this.node.replaceChildren();
+    Object.assign(this, { numFinal: 0, marks: [], open: [] });
+  }
+
+  draw(block, index, isFinal) {
+    const known = this.open[index];
+    if (block.kind === "code" && known?.at === block.at && known.code?.name === block.language) {
+      known.code.update(block.lines, block.isClosed || isFinal);
+      known.marks = known.code.allMarks();
+      return;
+    }
+    const drawn = { at: block.at, marks: [], code: null, node: null };
+    drawn.node = drawBlock(block, drawn.marks, 0, isFinal, (view) => {
+      drawn.code = view;
+    });
+    if (known) known.node.replaceWith(drawn.node);
+    else this.node.append(drawn.node);
+    this.open[index] = drawn;
+  }
+
+  // A block is complete when the line that begins the next one is: "---" may yet become the second line of a table.
+  settle() {
+    while (this.open.length > 1 && this.text.includes("\n", this.open[1].at)) {
+      this.marks.push(...this.open.shift().marks);
+      this.numFinal = this.open[0].at;
+    }
+  }
+
+  allMarks() {
+    return [this.marks, this.open.flatMap(({ marks }) => marks)];
+  }
+
+  get openNodes() {
+    return this.open.map(({ node }) => node);
+  }
+}
+
+function drawBlock(block, marks, depth, isFinal, onCode) {
+  switch (block.kind) {
+    case "heading": return filled(el(`h${Math.min(block.level + 2, 6)}`, { class: `h${block.level}` }), block.lines, marks);
+    case "rule": return el("hr");
+    case "code": return drawCode(block, marks, isFinal, onCode);
+    case "quote": return appendBlocks(el("blockquote"), block.lines, marks, depth, isFinal);
+    case "list": return drawList(block, marks, depth, isFinal);
+    case "table": return drawTable(block, marks);
+    case "math": return filledPlain(el("pre", { class: "math", tabindex: "0" }), block.lines, marks);
+    default: return filled(el("p"), block.lines, marks);
+  }
+}
+
+function filled(node, lines, marks) {
+  appendInline(node, trimmed(lines), marks);
+  return node;
+}
+
+const trimmed = (lines) => lines.map(({ text, at }) => {
+  const lead = /^[ \t]*/.exec(text)[0].length;
+  return { text: text.slice(lead), at: at + lead };
+});
+
+function filledPlain(node, lines, marks) {
+  for (const { text, at } of lines) {
+    const part = document.createTextNode(text);
+    marks.push({ node: part, at, length: text.length });
+    node.append(part, "\n");
+  }
+  return node;
+}
+
+function drawCode(block, marks, isFinal, onCode) {
+  const view = new CodeView(block.language);
+  view.update(block.lines, block.isClosed || isFinal);
+  marks.push(...view.allMarks());
+  onCode?.(view);
+  return view.node;
+}
+
+function appendBlocks(parent, lines, marks, depth, isFinal) {
+  if (depth >= MAX_DEPTH) return filledPlain(parent, lines, marks);
+  const blocks = parseBlocks(lines);
+  for (const [index, block] of blocks.entries()) {
+    parent.append(drawBlock(block, marks, depth + 1, isFinal || index < blocks.length - 1));
+  }
+  return parent;
+}
+
+function drawList(block, marks, depth, isFinal) {
+  const list = el(block.isOrdered ? "ol" : "ul", { start: block.isOrdered && block.start !== 1 ? block.start : null });
+  for (const [index, lines] of block.items.entries()) {
+    const item = el("li");
+    const task = /^\[([ xX])\][ \t]+/.exec(lines[0].text);
+    if (task) {
+      item.className = "task";
+      item.append(el("span", { class: "task-box", role: "img", "aria-label": task[1] === " " ? "to do" : "done" },
+        task[1] === " " ? "☐" : "☑"));
+      lines[0] = { text: lines[0].text.slice(task[0].length), at: lines[0].at + task[0].length };
+    }
+    appendItem(item, lines, marks, depth, isFinal || index < block.items.length - 1, block.isLoose);
+    list.append(item);
+  }
+  return list;
+}
+
+// An item's first paragraph stands in it without <p>, unless the list is a loose one.
+function appendItem(item, lines, marks, depth, isFinal, isLoose) {
+  if (depth >= MAX_DEPTH) return filledPlain(item, lines, marks);
+  const blocks = parseBlocks(lines);
+  for (const [index, block] of blocks.entries()) {
+    if (block.kind === "paragraph" && !isLoose && index === 0) filled(item, block.lines, marks);
+    else item.append(drawBlock(block, marks, depth + 1, isFinal || index < blocks.length - 1));
+  }
+  return item;
+}
+
+function drawTable(block, marks) {
+  const row = (tag, cells) => el("tr", {}, ...block.align.map((align, column) => {
+    const cell = el(tag, { class: align ? `align-${align}` : null, scope: tag === "th" ? "col" : null });
+    if (cells[column]) appendInline(cell, [cells[column]], marks);
+    return cell;
+  }));
+  return el("div", { class: "table-frame", tabindex: "0", role: "group", "aria-label": "Table" },
+    el("table", {}, el("thead", {}, row("th", block.header)),
+      el("tbody", {}, ...block.rows.map((cells) => row("td", cells)))));
+}
