@@ -325,8 +325,9 @@ def test_a_full_queue_says_when_to_ask_again(chat_model):
 
     async def test(one):
         one.slow_down(0.01)
-        running = [asyncio.create_task(one.chat(max_tokens=60, ignore_eos=True)) for _ in range(3)]
-        await asyncio.sleep(0.2)
+        running = [asyncio.create_task(one.chat(max_tokens=60, speculation={"mode": "off"})) for _ in range(3)]
+        while len(one.service.llm.waiting) < 2:
+            await asyncio.sleep(0.005)
         refused = await one.chat()
         anthropic = await one.client.post("/v1/messages", json={"model": "x", "max_tokens": 5, "messages": USER})
         return refused, anthropic, [(await task).status_code for task in running]
