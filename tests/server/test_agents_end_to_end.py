@@ -8,8 +8,12 @@ import anthropic
 import openai
 import pytest
 
+from stepahead.gguf import write_gguf
 from stepahead.server.app import make_app
+from stepahead.server.reasoning_state import unseal
+from stepahead.server.responses.request import read_request
 from support.message_rules import check as check_message
+from support.random_step35 import Shape, metadata, model_tensors
 from support.response_rules import check as check_response
 from support.served import in_process
 from support.turn_script import anthropics, frames_of
@@ -17,7 +21,8 @@ from support.turn_script import anthropics, frames_of
 ROOT = Path(__file__).parents[1] / "data" / "agents"
 CODEX = json.loads((ROOT / "codex.json").read_text())
 CLAUDE_CODE = json.loads((ROOT / "claude_code.json").read_text())
-TOOL = {"name": "read", "description": "Reads.", "parameters": {"type": "object", "properties": {}}}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+TOOL = {"name": "read", "description": "Reads.", "parameters": NOTHING}
 
 
 def run(path: Path, work, **config):
@@ -115,3 +120,54 @@ def test_the_end_of_the_context_has_its_own_name(chat_model):
     response, message = run(chat_model, work, load={"context_length": 64})
     assert response.json()["status"] == "incomplete"
     assert message.json()["stop_reason"] == "model_context_window_exceeded"
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory) -> Path:
+    """A random model whose template writes calls as Step's does."""
+    path = tmp_path_factory.mktemp("tools") / "tools.gguf"
+    shape = Shape()
+    template = (ROOT.parents[1] / "tokenizer" / "data" / "step_like.jinja").read_text()
+    write_gguf(path, {**metadata(shape), "tokenizer.chat_template": template}, dict(model_tensors(shape)))
+    return path
+
+
+def test_a_required_call_comes_under_its_name_and_goes_back(tool_model):
+    pytest.importorskip("llguidance")
+
+    async def work(served):
+        """The model is made to stop thinking; its call is then all that the grammar allows."""
+        (close,) = served.service.llm.llm.tokenizer.encode("</think>", add_bos=False, parse_special=True)
+        more = {"logit_bias": {str(close): 9}, "seed": 1}
+        space = {"type": "namespace", "name": "mcp__files", "tools": [{"type": "function", **TOOL}]}
+        codex = {**more, "input": [{"role": "user", "content": "hi"}], "tools": [space], "parallel_tool_calls": False}
+        first = (await served.client.post("/v1/responses", json={**codex, "tool_choice": "required"})).json()
+        result = {"type": "function_call_output", "call_id": first["output"][-1]["call_id"], "output": "done"}
+        back = [{**item, "content": None} if item["type"] == "reasoning" else item for item in first["output"]]
+        settings = served.service.config.endpoints
+        asked = read_request(
+            {**codex, "input": [*codex["input"], *back, result]},
+            lambda state: unseal(state, served.service.model_id, settings.state_key),
+            settings,
+        )
+        prompt = await served.service.render(asked.turn)
+        tool = {"name": "read", "input_schema": TOOL["parameters"]}
+        body = {
+            **more,
+            "messages": codex["input"],
+            "tools": [tool],
+            "max_tokens": 300,
+            "thinking": {"type": "adaptive"},
+        }
+        body["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
+        message = (await served.client.post("/v1/messages", json=body)).json()
+        return first, prompt.text, message
+
+    first, prompt, message = run(tool_model, work, load={"context_length": 1024})
+    thought, call = first["output"]
+    assert (call["type"], call["namespace"], call["name"]) == ("function_call", "mcp__files", "read")
+    assert thought["content"][0]["text"].strip() in prompt
+    assert "<function=mcp__files__read>" in prompt
+    assert [block["type"] for block in message["content"]][-1] == "tool_use"
+    assert message["content"][-1]["name"] == "read"
+    assert message["stop_reason"] == "tool_use"
