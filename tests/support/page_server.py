@@ -39,6 +39,7 @@ class ScriptedModel:
     is_open: bool = False
     key: str = ""
     has_template: bool = True
+    is_demo: bool = False
     model_id: str = "step-tiny"
 
     def reset(self) -> None:
@@ -99,7 +100,9 @@ def make_app(model: ScriptedModel) -> FastAPI:
 
     @app.get("/props")
     async def props(request: Request) -> Response:
-        return refusal(request) or JSONResponse({"has_chat_template": model.has_template, "context_length": 4096})
+        return refusal(request) or JSONResponse(
+            {"has_chat_template": model.has_template, "is_demo": model.is_demo, "context_length": 4096}
+        )
 
     @app.post("/v1/chat/completions")
     @app.post("/v1/completions")

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from stepahead import __version__
+from stepahead import __version__, demo
 from stepahead.server.service import LLMService
 from stepahead.server.wire import compact
 
+_DEMO = Path(demo.__file__).with_name("demo.gguf")
 _TEXTS = {"loading": "Loading model", "draining": "Shutting down", "failed": "The engine failed", "closed": "Closed"}
 
 
@@ -29,9 +30,8 @@ def router(service: LLMService) -> APIRouter:
         length = service.context_length
         llm = service.llm.llm
         draft = llm.model.draft
-        temperature = service.config.endpoints.default_temperature
         return {
-            "default_generation_settings": {"n_ctx": length, "temperature": temperature},
+            "default_generation_settings": {"n_ctx": length, "temperature": service.config.default_temperature},
             "total_slots": llm.config.max_num_seqs,
             "model_path": Path(llm.info.path).name,
             "model_alias": service.model_id,
@@ -41,6 +41,7 @@ def router(service: LLMService) -> APIRouter:
             "is_sleeping": False,
             "context_length": length,
             "has_chat_template": service.renderer.template is not None,
+            "is_demo": Path(llm.info.path) == _DEMO,  # it has a template, and no manners: it completes code
             "template_arguments": sorted(service.renderer.arguments),
             "model_name": llm.info.name,
             "architecture": llm.info.arch,

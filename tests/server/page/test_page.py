@@ -339,3 +339,42 @@ def test_an_import_that_is_not_ours_changes_nothing(tab, tmp_path: Path):
         page.set_input_files("#import-file", path)
         expect(page.locator(".notice")).to_contain_text(message)
     expect(page.locator(".conversation-open")).to_have_text(["x"])
+
+
+def test_the_demo_model_completes_unless_asked_to_converse(tab):
+    tab.model.is_demo = True
+    page = tab.open()
+    page.locator(".welcome", has_text="Begin a text").wait_for()
+    expect(page.locator("#message")).to_have_attribute("aria-label", "Text to be continued")
+    page.get_by_role("button", name="Converse").click()
+    tab.ask("Hello")
+    assert tab.model.requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
+
+
+def test_a_completed_text_is_highlighted_and_tells_who_wrote_what(tab):
+    tab.model.has_template = False
+    page = tab.open()
+    text = "    return 'x'  # done\n"
+    tab.model.says(Script([("text", part, step) for _, part, step in content(text, depth=2)]))
+    tab.ask("def f():\n")
+    assert page.locator(".document-text .t-k").all_inner_texts() == ["def", "return"]
+    own = "[...CSS.highlights.get('own')].map((range) => range.startContainer.data).join('')"
+    assert page.evaluate(own) == "def f():"
+    page.keyboard.press("Alt+t")
+    assert page.evaluate(MARKED) == accepted_text(text, depth=2).replace("\n", "")
+
+
+def test_a_step_that_thinks_and_speaks_counts_once(tab):
+    page = tab.open()
+    counts = {"num_tokens": 4, "num_accepted": 3, "num_drafted": 3}
+    tab.model.says(
+        Script([("reasoning", "so.", counts), ("content", "Yes, and", {"pieces": ["", "Yes", ", ", "and"]}), GATE])
+    )
+    tab.send("Hello")
+    expect(page.locator(".strip")).to_contain_text("3depth")
+    expect(page.locator(".bars")).to_have_attribute("aria-label", "Accepted drafts, " + ", ".join(
+        f"position {i}: 100 %" for i in (1, 2, 3)))  # fmt: skip
+    tab.model.is_open = True
+    tab.wait_idle()
+    page.keyboard.press("Alt+t")
+    assert page.evaluate(MARKED) == "Yes, "

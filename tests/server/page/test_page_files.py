@@ -103,3 +103,4 @@ def test_nothing_in_the_page_makes_markup_of_text():
         assert not (found := forbidden.search(text)), f"{name}: {found.group()}"
         if name.endswith((".js", ".css", ".html")):
             assert text.count("\n") <= 400, f"{name} has more than 400 lines"
+            assert max(map(len, text.splitlines())) <= 120, f"{name} has a line of more than 120 characters"

@@ -7,21 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stepahead.engine.params import SamplingParams
 from stepahead.server.agent_fields import (
+    EXTRA_SAMPLING,
     MAX_ITEMS,
-    MORE_SAMPLING,
     effort_args,
     inner,
     objects,
+    read_sampling,
     unsupported,
 )
-from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable, Refused
 from stepahead.server.responses.input_items import InputItems
 from stepahead.server.responses.tool_names import ToolNames
 from stepahead.server.responses.tools import read_choice, read_tools
-from stepahead.server.sampling_fields import read_logprobs, read_params, read_speculation
 from stepahead.turns.output_format import JsonObject, JsonSchema, OutputFormat
 from stepahead.turns.turn_request import TurnRequest
 
@@ -36,11 +34,13 @@ FIELDS = FieldTable(
         "parallel_tool_calls": "false: one call at most",
         "reasoning": "effort, brought to low, medium or high; a hint where the model's template has none. No summaries",
         "stream": "true for server-sent events",
+        "temperature": "0 to 2; 1 if absent",
         "text": "format text, json_object or json_schema; verbosity has no effect",
         "tool_choice": "auto, none, required, a function, a custom tool, allowed_tools",
         "tools": "function, namespace and custom; others are left out, and named in the header x-stepahead-ignored",
         "top_logprobs": "0 to 20",
-        **MORE_SAMPLING,
+        "top_p": "above 0, up to 1",
+        **EXTRA_SAMPLING,
     },
     hints=dict.fromkeys(
         (
@@ -60,6 +60,7 @@ FIELDS = FieldTable(
     },
 )  # fmt: skip
 _LOGPROBS = "message.output_text.logprobs"
+_MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,7 @@ class ResponsesRequest:
     ignored: tuple[str, ...]
 
 
-def read_request(
-    body: Mapping[str, Any], unseal: Callable[[object], str | None], settings: EndpointSettings
-) -> ResponsesRequest:
+def read_request(body: Mapping[str, Any], unseal: Callable[[object], str | None]) -> ResponsesRequest:
     """Raises ApiError for what is wrong, and for what cannot be done and would change the result."""
     ignored = FIELDS.check(body, "warn")
     if body.get("store"):
@@ -93,8 +92,7 @@ def read_request(
         tools=offered,
         tool_choice=choice,
         output_format=_format(inner(inner(request, "text"), "format")),
-        params=_params(request, settings),
-        speculation=read_speculation(request),
+        params=read_sampling(request, request.integer("max_output_tokens", 1), (), _logprobs(request)),
         template_args=effort_args(inner(request, "reasoning")),
     )
     return ResponsesRequest(turn, names, request.boolean("stream"), _echo(request, turn), tuple(ignored))
@@ -129,11 +127,9 @@ def _format(settings: Fields) -> OutputFormat | None:
     raise unsupported(settings.path("type"), "give text, json_object or json_schema")
 
 
-def _params(request: Fields, settings: EndpointSettings) -> SamplingParams:
-    logprobs = read_logprobs(request, "top_logprobs")
-    if logprobs is None and _LOGPROBS in (request.list("include", MAX_ITEMS) or ()):
-        logprobs = 0
-    return read_params(request, request.integer("max_output_tokens", 1), settings.default_temperature, logprobs)
+def _logprobs(request: Fields) -> int | None:
+    count = request.integer("top_logprobs", 0, _MAX_LOGPROBS)
+    return (count or 0) if count is not None or _LOGPROBS in (request.list("include", MAX_ITEMS) or ()) else None
 
 
 def _echo(request: Fields, turn: TurnRequest) -> dict[str, Any]:

@@ -5,14 +5,15 @@ import { CodeView } from "./code_view.js";
 import { branchControls } from "./branches.js";
 import { MarkdownView } from "./markdown.js";
 import { toLines } from "./markdown_blocks.js";
-import { TintedText } from "./tint.js";
+import { speedText } from "./strip.js";
+import { MarkedText } from "./tint.js";
 
 export class AnswerView {
   // actions: {retry, choose, answerCalls, useKey} of the transcript; siblings: {index, count}.
   constructor(turn, siblings, actions) {
     Object.assign(this, { turn, actions });
     this.text = new MarkdownView();
-    this.tint = new TintedText();
+    this.tint = new MarkedText("accepted");
     this.reasoning = new ReasoningFold();
     this.calls = el("div", { class: "calls" });
     this.callViews = [];
@@ -106,7 +107,7 @@ export function problemCard(turn, actions) {
 
 export function describe(stats) {
   const parts = [];
-  if (stats.tokensPerSecond) parts.push(`${stats.tokensPerSecond.toFixed(1)} tokens/s`);
+  if (stats.tokensPerSecond) parts.push(`${speedText(stats.tokensPerSecond)} tokens/s`);
   if (stats.numTokens) parts.push(`${stats.numTokens.toLocaleString("en")} tokens`);
   if (stats.numDrafted) parts.push(`${Math.round((100 * stats.numAccepted) / stats.numDrafted)} % of drafts accepted`);
   return parts.join(" · ");
@@ -118,7 +119,8 @@ class ReasoningFold {
     this.glimpse = el("span", { class: "reasoning-glimpse", "aria-hidden": "true" });
     this.text = new MarkdownView();
     this.body = el("div", { class: "reasoning-body" }, this.text.node);
-    this.node = el("details", { class: "reasoning" }, el("summary", {}, icon("right"), this.label, this.glimpse), this.body);
+    const summary = el("summary", {}, icon("right"), this.label, this.glimpse);
+    this.node = el("details", { class: "reasoning" }, summary, this.body);
     this.node.addEventListener("toggle", () => this.drawText());
     this.node.hidden = true;
     this.turn = null;
@@ -180,7 +182,8 @@ function pretty(json) {
 
 // The page runs no tools: who tries a tool writes its result by hand.
 function resultForm(turn, answerCalls) {
-  const areas = turn.toolCalls.map((call, index) => el("textarea", { rows: "2", id: `result-${turn.id}-${index}`, spellcheck: "false" }));
+  const areas = turn.toolCalls.map((call, index) =>
+    el("textarea", { rows: "2", id: `result-${turn.id}-${index}`, spellcheck: "false" }));
   const form = el("form", { class: "results" },
     ...turn.toolCalls.flatMap((call, index) => [
       el("label", { for: areas[index].id }, "Result of ", el("code", {}, call.name)), areas[index],

@@ -52,7 +52,8 @@ async function failureOf(response) {
   } catch {
     // Not ours: a proxy's page, perhaps.
   }
-  const message = typeof error.message === "string" ? error.message : `The server answered with status ${response.status}.`;
+  const isTold = typeof error.message === "string";
+  const message = isTold ? error.message : `The server answered with status ${response.status}.`;
   const after = Number.parseFloat(response.headers.get("retry-after"));
   return new ApiFailure(message, {
     status: response.status, code: error.code ?? null, param: error.param ?? null,
@@ -74,7 +75,9 @@ export async function loadModel() {
   const entry = models?.data?.[0] ?? {};
   const length = props.context_length ?? entry.context_length ?? entry.max_model_len ??
     props.default_generation_settings?.n_ctx ?? null;
-  return { id: entry.id ?? "model", contextLength: length, hasTemplate: props.has_chat_template !== false, props, entry };
+  const hasTemplate = props.has_chat_template !== false;
+  const mode = hasTemplate && props.is_demo !== true ? "chat" : "completion";
+  return { id: entry.id ?? "model", contextLength: length, hasTemplate, mode, props };
 }
 
 // Yields the data of each event, parsed; ends with the stream.

@@ -47,7 +47,8 @@ class App {
     });
     this.sidebar = new Sidebar($(".conversations"), $(".search"), {
       open: (id) => this.open(id), rename: (conversation, title) => chat.rename(conversation, title),
-      remove: (conversation) => this.remove(conversation), exportOne: (conversation) => download(toFile([conversation])),
+      remove: (conversation) => this.remove(conversation),
+      exportOne: (conversation) => download(toFile([conversation])),
     });
     this.dialog = new SettingsDialog($("#settings-dialog"), {
       save: (changed, system) => this.saveSettings(changed, system), theme: () => globalThis.theme.get(),
@@ -69,7 +70,9 @@ class App {
     $(".show-sidebar").append(icon("menu"));
     $(".close-sidebar").append(icon("x"));
     $(".jump").append(icon("end"));
-    for (const selector of [".show-sidebar", ".close-sidebar", ".veil"]) $(selector).addEventListener("click", () => this.toggleSidebar());
+    for (const selector of [".show-sidebar", ".close-sidebar", ".veil"]) {
+      $(selector).addEventListener("click", () => this.toggleSidebar());
+    }
     this.themeButton = iconButton("auto", "Theme", () => this.nextTheme());
     $(".sidebar-foot").append(iconButton("settings", "Settings", () => this.openSettings()), this.themeButton,
       iconButton("keyboard", "Keyboard", () => showShortcuts()));
@@ -77,7 +80,7 @@ class App {
     this.drawTheme();
     wireKeyboard({
       newConversation: () => this.startNew(), retryLast: () => this.chat.retryLast(), search: () => this.search(),
-      toggleSidebar: () => this.toggleSidebar(), settings: () => this.openSettings(), showShortcuts: () => showShortcuts(),
+      toggleSidebar: () => this.toggleSidebar(), settings: () => this.openSettings(), showShortcuts,
       toggleTint: () => this.toggleTint(), focusComposer: () => this.composer.focus(), escape: () => this.escape(),
     });
     addEventListener("hashchange", () => this.openHash());
@@ -105,8 +108,8 @@ class App {
         return;
       } catch (error) {
         if (error.status === 401) {
-          if (!(await askKey(true))) return this.notice("This server asks for an API key.", ["Enter it", () => this.connect()]);
-          continue;
+          if (await askKey(true)) continue;
+          return this.notice("This server asks for an API key.", ["Enter it", () => this.connect()]);
         }
         this.isWaiting = true;
         this.notice(error.status === 503 ? "The model is being loaded…" : error.message);
@@ -122,9 +125,15 @@ class App {
     const [view, other] = current.mode === "chat" ? [this.transcript, this.document] : [this.document, this.transcript];
     other.clear();
     view.draw(current);
-    drawWelcome($(".welcome"), isEmpty, chat.model, (text) => {
-      this.composer.set(text);
-      this.composer.focus();
+    drawWelcome($(".welcome"), isEmpty, current.mode, chat.model, {
+      use: (text) => {
+        this.composer.set(text);
+        this.composer.focus();
+      },
+      setMode: (mode) => {
+        chat.setMode(mode);
+        this.composer.focus();
+      },
     });
     const title = isEmpty ? "New conversation" : titleOf(current);
     $(".title").textContent = title;
@@ -163,13 +172,15 @@ class App {
   }
 
   onEnd(conversation, turn) {
-    if (conversation !== this.chat.current) return this.sidebar.draw(this.chat.conversations.values(), this.chat.current.id);
+    const { conversations, current } = this.chat;
+    if (conversation !== current) return this.sidebar.draw(conversations.values(), current.id);
     this.view.update(turn);
     this.draw();
     const said = turn.content.slice(0, MAX_SPOKEN) + (turn.content.length > MAX_SPOKEN ? " …" : "");
     const calls = turn.toolCalls.map((call) => `Calls ${call.name}.`).join(" ");
-    if (turn.status !== "error") $("#announcer").textContent = turn.status === "stopped" ? "Stopped." : `Answer: ${said} ${calls}`;
-    if (turn.status === "error" && turn.error.status === 401) this.useKey(turn);
+    const words = { stopped: "Stopped.", error: "" }[turn.status] ?? `Answer: ${said} ${calls}`;
+    $("#announcer").textContent = words;
+    if (turn.error?.status === 401) this.useKey(turn);
     return undefined;
   }
 
@@ -238,7 +249,7 @@ class App {
   }
 
   openSettings() {
-    this.dialog.open(this.settings, this.chat.current, this.chat.model);
+    this.dialog.open(this.settings, this.chat.current);
   }
 
   saveSettings(changed, system) {
@@ -301,7 +312,8 @@ class App {
   }
 
   tellNoStorage() {
-    this.notice("This window cannot keep conversations: they end with it. Export what you need.", ["Close", () => this.notice(null)]);
+    const text = "This window cannot keep conversations: they end with it. Export what you need.";
+    this.notice(text, ["Close", () => this.notice(null)]);
   }
 
   // button: [text, action]

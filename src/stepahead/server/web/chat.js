@@ -8,7 +8,7 @@ import { runTurn } from "./turn.js";
 const SAVE_MS = 2000;
 
 export class Chat {
-  // onchange(): what is shown changed; onprogress(conversation, turn): a streaming turn grew; onend(conversation, turn).
+  // onchange(): what is shown changed; onprogress(conversation, turn): a streaming turn grew, onend: it is over.
   constructor(store, settings, { onchange, onprogress, onend }) {
     Object.assign(this, { store, settings, onchange, onprogress, onend });
     this.model = null;
@@ -27,7 +27,7 @@ export class Chat {
   adopt(conversation) {
     for (const node of Object.values(conversation.nodes)) {
       if (node.status === "streaming") node.status = "stopped";
-      for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom"]) delete node[name];
+      for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom", "numAccepted"]) delete node[name];
     }
     this.conversations.set(conversation.id, conversation);
     if (this.current.id === conversation.id) this.current = conversation;
@@ -39,12 +39,17 @@ export class Chat {
 
   setModel(model) {
     this.model = model;
-    if (shown(this.current).length === 0) this.current.mode = model.hasTemplate ? "chat" : "completion";
+    this.setMode(model.mode);
+  }
+
+  // A conversation that has begun keeps its mode.
+  setMode(mode) {
+    if (shown(this.current).length === 0) this.current.mode = mode;
     this.onchange();
   }
 
   startNew() {
-    this.current = newConversation(this.model?.hasTemplate === false ? "completion" : "chat", this.settings.system);
+    this.current = newConversation(this.model?.mode ?? "chat", this.settings.system);
     this.onchange();
   }
 
@@ -131,7 +136,8 @@ export class Chat {
     };
     try {
       const model = this.model ?? { id: "model" };
-      await runTurn({ conversation, turn, model, settings: forRequest(this.settings), signal: controller.signal, onchange });
+      const settings = forRequest(this.settings);
+      await runTurn({ conversation, turn, model, settings, signal: controller.signal, onchange });
     } catch (error) {
       fail(turn, error, controller.signal.aborted);
     }

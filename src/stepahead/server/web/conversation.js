@@ -49,8 +49,9 @@ export function lastTurn(conversation) {
 
 // From the first turn to this one.
 export function pathTo(conversation, nodeId) {
+  const { nodes } = conversation;
   const turns = [];
-  for (let node = conversation.nodes[nodeId]; node.id !== "root"; node = conversation.nodes[node.parent]) turns.unshift(node);
+  for (let node = nodes[nodeId]; node.id !== "root"; node = nodes[node.parent]) turns.unshift(node);
   return turns;
 }
 

@@ -77,23 +77,24 @@ export function showShortcuts() {
   dialog.showModal();
 }
 
+// Of /props; a server that does not tell something leaves its line out.
+const FACTS = [
+  ["Name", (model) => model.id],
+  ["File", ({ props }) => props.model_path],
+  ["Described as", ({ props }) => props.model_name],
+  ["Architecture", ({ props }) => props.architecture],
+  ["Draft heads", ({ props }) => props.num_heads],
+  ["Context", (model) => model.contextLength && `${model.contextLength.toLocaleString("en")} tokens`],
+  ["Chat template", ({ props }) => ({ true: "yes", false: "no" })[props.has_chat_template]],
+  ["Temperature by default", ({ props }) => props.default_generation_settings?.temperature],
+  ["Answers side by side", ({ props }) => props.total_slots],
+  ["Server", ({ props }) => props.build_info],
+];
+
 export function showModel(model) {
   const dialog = document.querySelector("#model-dialog");
-  const rows = model ? rowsOf({ model: model.id, ...model.entry, ...model.props }) : [["", "The server has not answered yet."]];
+  const rows = FACTS.map(([name, read]) => [name, read(model)]).filter(([, value]) => (value ?? null) !== null);
   replace(dialog.querySelector(".dialog-body"), el("dl", { class: "facts" },
-    ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
+    ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value).slice(0, 300))])));
   dialog.showModal();
-}
-
-function rowsOf(object, prefix = "") {
-  const rows = [];
-  for (const [name, value] of Object.entries(object)) {
-    if (["id", "object", "chat_template", "models"].includes(name) || value === null) continue;
-    const label = prefix + name.replaceAll("_", " ");
-    if (Array.isArray(value)) rows.push([label, value.filter((item) => typeof item !== "object").join(", ")]);
-    else if (typeof value === "object") rows.push(...(prefix ? [] : rowsOf(value, `${label}: `)));
-    else if (name === "created") rows.push([label, new Date(value * 1000).toLocaleString()]);
-    else rows.push([label, typeof value === "number" ? value.toLocaleString("en") : typeof value === "boolean" ? (value ? "yes" : "no") : String(value).slice(0, 300)]);
-  }
-  return rows.filter(([, value]) => value !== "");
 }

@@ -1,10 +1,14 @@
-// A model without a chat template completes: what was written and what the model added are one text.
+// A model without a chat template completes: what was written and what the model added are one text, in which the
+// user's own part has another ground.
 
 import { describe, problemCard } from "./answer_view.js";
 import { branchControls } from "./branches.js";
+import { CodeView } from "./code_view.js";
 import { shown, siblings } from "./conversation.js";
 import { copyButton, el, iconButton, replace } from "./dom.js";
-import { TintedText } from "./tint.js";
+import { guessLanguage } from "./highlight.js";
+import { toLines } from "./markdown_blocks.js";
+import { MarkedText } from "./tint.js";
 
 export class DocumentView {
   constructor(frame, jumpButton, actions) {
@@ -13,28 +17,52 @@ export class DocumentView {
     this.foot = el("div", { class: "turn-actions document-actions" });
     this.problem = el("div", {});
     this.node = el("article", { class: "document" }, this.text, this.problem, this.foot);
-    this.parts = new Map(); // of turns: {span, node, tint}
+    this.marks = { accepted: new MarkedText("accepted"), own: new MarkedText("own") };
     frame.append(this.node);
   }
 
   draw(conversation) {
+    if (this.conversation !== conversation || this.isEditing) this.clear();
     this.conversation = conversation;
-    this.clearParts();
     const turns = shown(conversation);
     this.node.hidden = turns.length === 0;
-    for (const turn of turns) this.drawPart(turn);
+    this.drawText();
     this.drawFoot(turns.at(-1));
   }
 
-  drawPart(turn) {
-    const node = document.createTextNode(turn.content);
-    const isModel = turn.role === "assistant";
-    const span = el("span", { class: isModel ? "by-model" : "by-user", "data-id": turn.id }, node);
-    const part = { span, node, tint: new TintedText() };
-    this.parts.set(turn.id, part);
-    this.text.append(span);
-    part.retint = () => part.tint.update(turn.accepted, [], [{ node, at: 0, length: node.length }]);
-    part.retint();
+  drawText() {
+    const text = this.wholeText();
+    const language = guessLanguage(text);
+    if (!this.view || this.view.name !== language || !text.startsWith(this.drawn)) {
+      this.clear();
+      this.node.hidden = shown(this.conversation).length === 0;
+      this.view = new CodeView(language);
+      replace(this.text, this.view.code);
+    }
+    this.drawn = text;
+    this.view.update(toLines(text), false);
+    this.retint();
+  }
+
+  // Where in the whole text the stretches of its turns are.
+  stretches() {
+    const found = { accepted: [], own: [] };
+    let at = 0;
+    for (const turn of shown(this.conversation)) {
+      const begin = at;
+      at += turn.content.length;
+      if (turn.role === "user") found.own.push(begin, at);
+      else found.accepted.push(...turn.accepted.map((offset) => begin + offset));
+    }
+    return found;
+  }
+
+  retint() {
+    if (!this.view) return;
+    const stretches = this.stretches();
+    for (const [name, marked] of Object.entries(this.marks)) {
+      marked.update(stretches[name], this.view.marks, this.view.lastMarks);
+    }
   }
 
   drawFoot(turn) {
@@ -47,7 +75,7 @@ export class DocumentView {
       branchControls({ index: ids.indexOf(turn.id), count: ids.length }, (offset) => this.actions.choose(turn, offset)),
       copyButton(() => this.wholeText(), "Copy the text"),
       iconButton("edit", "Edit the text", () => this.edit()),
-      turn.role === "assistant" ? iconButton("retry", "Continue again, another way", () => this.actions.retry(turn)) : null,
+      turn.role === "assistant" ? iconButton("retry", "Continue another way", () => this.actions.retry(turn)) : null,
       turn.stats ? el("span", { class: "turn-stats" }, describe(turn.stats)) : null);
   }
 
@@ -57,31 +85,28 @@ export class DocumentView {
 
   update(turn) {
     const isAtEnd = this.frame.scrollHeight - this.frame.scrollTop - this.frame.clientHeight < 80;
-    const part = this.parts.get(turn.id);
-    if (turn.content.length > part.node.length) part.node.appendData(turn.content.slice(part.node.length));
-    part.retint();
+    this.drawText();
     if (turn.status !== "streaming") this.drawFoot(turn);
-    if (isAtEnd) this.frame.scrollTop = this.frame.scrollHeight;
-  }
-
-  retint() {
-    for (const part of this.parts.values()) part.retint();
+    if (isAtEnd) this.toEnd();
   }
 
   edit() {
-    const area = el("textarea", { class: "edit-area document-edit", "aria-label": "Edit the text", value: this.wholeText() });
+    const area = el("textarea", {
+      class: "edit-area document-edit", "aria-label": "Edit the text", value: this.wholeText(),
+    });
     const close = () => this.draw(this.conversation);
-    const keep = () => this.actions.editText(area.value);
     area.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.stopPropagation();
       close();
     });
     area.style.height = `${Math.min(this.text.offsetHeight + 48, 480)}px`;
-    this.clearParts();
+    this.clear();
+    this.node.hidden = false;
+    this.isEditing = true;
     this.text.append(area);
     replace(this.foot, el("button", { type: "button", class: "button quiet", onclick: close }, "Cancel"),
-      el("button", { type: "button", class: "button", onclick: keep }, "Keep"));
+      el("button", { type: "button", class: "button", onclick: () => this.actions.editText(area.value) }, "Keep"));
     area.focus();
   }
 
@@ -90,14 +115,10 @@ export class DocumentView {
     return true;
   }
 
-  clearParts() {
-    for (const part of this.parts.values()) part.tint.clear();
-    this.parts.clear();
-    this.text.replaceChildren();
-  }
-
   clear() {
-    this.clearParts();
+    for (const marked of Object.values(this.marks)) marked.clear();
+    Object.assign(this, { view: null, drawn: "", isEditing: false });
+    this.text.replaceChildren();
     this.node.hidden = true;
   }
 

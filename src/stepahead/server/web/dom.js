@@ -31,7 +31,8 @@ const PATHS = {
   right: ["M9.5 6l6 6-6 6"],
   down: ["M6 9.5l6 6 6-6"],
   end: ["M12 5v14", "M5.5 12.5 12 19l6.5-6.5"],
-  settings: ["M4 7h9", "M19 7h1", "M4 17h1", "M11 17h9", "M13 7a3 3 0 1 0 6 0 3 3 0 1 0-6 0", "M5 17a3 3 0 1 0 6 0 3 3 0 1 0-6 0"],
+  settings: ["M4 7h9", "M19 7h1", "M4 17h1", "M11 17h9", "M13 7a3 3 0 1 0 6 0 3 3 0 1 0-6 0",
+    "M5 17a3 3 0 1 0 6 0 3 3 0 1 0-6 0"],
   search: ["M4.5 11a6.5 6.5 0 1 0 13 0 6.5 6.5 0 1 0-13 0", "M16 16l4.5 4.5"],
   keyboard: ["M3 6h18v12H3z", "M7 10h.01", "M12 10h.01", "M17 10h.01", "M8 14h8"],
   info: ["M3 12a9 9 0 1 0 18 0 9 9 0 1 0-18 0", "M12 11v6", "M12 7.5h.01"],
@@ -65,8 +66,8 @@ export function icon(name) {
 // A button that shows an icon alone has its words in a label.
 export function iconButton(name, label, onclick, extra = {}) {
   const { class: more = "", ...rest } = extra;
-  return el("button", { type: "button", class: `icon-button ${more}`, "aria-label": label, title: label, onclick, ...rest },
-    icon(name));
+  const props = { type: "button", class: `icon-button ${more}`, "aria-label": label, title: label, onclick, ...rest };
+  return el("button", props, icon(name));
 }
 
 export function replace(node, ...children) {

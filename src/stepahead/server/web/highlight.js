@@ -8,66 +8,70 @@ const C_LIKE = { line: ["//"], block: ["/*", "*/"], quotes: ['"', "'"] };
 const LANGUAGES = {
   python: {
     line: ["#"], quotes: ['"', "'"], triple: true, prefixes: true,
-    keywords: words("and as assert async await break case class continue def del elif else except finally for from " +
-      "global if import in is lambda match nonlocal not or pass raise return try while with yield"),
+    keywords: words("and as assert async await break case class continue def del elif else except finally for " +
+      "from global if import in is lambda match nonlocal not or pass raise return try while with yield"),
     constants: words("None True False self cls"),
   },
   javascript: {
     ...C_LIKE, template: true,
-    keywords: words("abstract as async await break case catch class const continue debugger declare default delete do " +
-      "else enum export extends finally for from function get if implements import in instanceof interface keyof let " +
-      "namespace new of private protected public readonly return satisfies set static super switch this throw try " +
-      "type typeof var void while with yield"),
+    keywords: words("abstract as async await break case catch class const continue debugger declare default " +
+      "delete do else enum export extends finally for from function get if implements import in instanceof " +
+      "interface keyof let namespace new of private protected public readonly return satisfies set static " +
+      "super switch this throw try type typeof var void while with yield"),
     constants: words("null undefined true false NaN Infinity string number boolean any unknown never"),
   },
   json: { line: ["//"], quotes: ['"'], keys: true, keywords: words(""), constants: words("null true false") },
   shell: {
     line: ["#"], quotes: ['"', "'"], hashNeedsSpace: true, variables: true,
-    keywords: words("if then else elif fi for while until do done case esac in function select time return export " +
-      "local readonly set unset source sudo cd echo exit trap exec eval"),
+    keywords: words("if then else elif fi for while until do done case esac in function select time return " +
+      "export local readonly set unset source sudo cd echo exit trap exec eval"),
     constants: words("true false"),
   },
   c: {
     ...C_LIKE, preprocessor: true,
     keywords: words("alignas alignof auto break case catch class concept const consteval constexpr constinit " +
-      "const_cast continue co_await co_return co_yield decltype default delete do dynamic_cast else enum explicit " +
-      "export extern final for friend goto if inline mutable namespace new noexcept operator override private " +
-      "protected public register reinterpret_cast requires return sizeof static static_assert static_cast struct " +
-      "switch template this thread_local throw try typedef typename union using virtual volatile while " +
-      "var internal string foreach is async await get set sealed abstract readonly params ref out"),
-    constants: words("true false nullptr NULL null bool char char8_t double float int int8_t int16_t int32_t int64_t " +
-      "long short signed size_t uint8_t uint16_t uint32_t uint64_t unsigned void std"),
+      "const_cast continue co_await co_return co_yield decltype default delete do dynamic_cast else enum " +
+      "explicit export extern final for friend goto if inline mutable namespace new noexcept operator " +
+      "override private protected public register reinterpret_cast requires return sizeof static " +
+      "static_assert static_cast struct switch template this thread_local throw try typedef typename union " +
+      "using virtual volatile while var internal string foreach is async await get set sealed abstract " +
+      "readonly params ref out"),
+    constants: words("true false nullptr NULL null bool char char8_t double float int int8_t int16_t int32_t " +
+      "int64_t long short signed size_t uint8_t uint16_t uint32_t uint64_t unsigned void std"),
   },
   rust: {
     ...C_LIKE, quotes: ['"'], chars: true,
-    keywords: words("as async await break const continue crate dyn else enum extern fn for if impl in let loop match " +
-      "mod move mut pub ref return static struct super trait type unsafe use where while"),
-    constants: words("true false self Self None Some Ok Err bool char f32 f64 i8 i16 i32 i64 i128 isize str String " +
-      "u8 u16 u32 u64 u128 usize Vec Option Result Box"),
+    keywords: words("as async await break const continue crate dyn else enum extern fn for if impl in let " +
+      "loop match mod move mut pub ref return static struct super trait type unsafe use where while"),
+    constants: words("true false self Self None Some Ok Err bool char f32 f64 i8 i16 i32 i64 i128 isize str " +
+      "String u8 u16 u32 u64 u128 usize Vec Option Result Box"),
   },
   go: {
     ...C_LIKE, raw: true,
     keywords: words("break case chan const continue default defer else fallthrough for func go goto if import " +
       "interface map package range return select struct switch type var"),
-    constants: words("true false nil iota bool byte error float32 float64 int int8 int16 int32 int64 rune string uint " +
-      "uint8 uint16 uint32 uint64 any"),
+    constants: words("true false nil iota bool byte error float32 float64 int int8 int16 int32 int64 rune " +
+      "string uint uint8 uint16 uint32 uint64 any"),
   },
   java: {
     ...C_LIKE,
-    keywords: words("abstract assert break case catch class const continue default do else enum extends final finally " +
-      "for goto if implements import instanceof interface native new package private protected public record return " +
-      "sealed static strictfp super switch synchronized this throw throws transient try var volatile while yield " +
-      "fun val when object companion data suspend override internal open lateinit func let guard struct protocol"),
-    constants: words("true false null boolean byte char double float int long short void String Integer List Map"),
+    keywords: words("abstract assert break case catch class const continue default do else enum extends final " +
+      "finally for goto if implements import instanceof interface native new package private protected public " +
+      "record return sealed static strictfp super switch synchronized this throw throws transient try var " +
+      "volatile while yield fun val when object companion data suspend override internal open lateinit func " +
+      "let guard struct protocol"),
+    constants: words("true false null boolean byte char double float int long short void String Integer List " +
+      "Map"),
   },
   sql: {
     line: ["--"], block: ["/*", "*/"], quotes: ["'", '"'], anyCase: true,
-    keywords: words("add all alter and as asc begin between by case check column commit constraint create cross " +
-      "database default delete desc distinct drop else end exists explain foreign from full group having if in index " +
-      "inner insert into is join key left like limit not null offset on or order outer over partition primary " +
-      "references returning right rollback row rows select set table then transaction trigger union unique update " +
-      "using values view when where with"),
-    constants: words("true false int integer bigint text varchar char numeric real date timestamp boolean serial"),
+    keywords: words("add all alter and as asc begin between by case check column commit constraint create " +
+      "cross database default delete desc distinct drop else end exists explain foreign from full group " +
+      "having if in index inner insert into is join key left like limit not null offset on or order outer " +
+      "over partition primary references returning right rollback row rows select set table then transaction " +
+      "trigger union unique update using values view when where with"),
+    constants: words("true false int integer bigint text varchar char numeric real date timestamp boolean " +
+      "serial"),
   },
   css: {
     block: ["/*", "*/"], quotes: ['"', "'"], css: true, keywords: words(""), constants: words(""),
@@ -78,9 +82,9 @@ const LANGUAGES = {
   },
   ruby: {
     line: ["#"], quotes: ['"', "'"],
-    keywords: words("alias and begin break case class def defined do else elsif end ensure for if in module next not " +
-      "or redo rescue retry return self super then undef unless until when while yield require attr_accessor function " +
-      "local repeat"),
+    keywords: words("alias and begin break case class def defined do else elsif end ensure for if in module " +
+      "next not or redo rescue retry return self super then undef unless until when while yield require " +
+      "attr_accessor function local repeat"),
     constants: words("nil true false"),
   },
   markup: { markup: true },
@@ -91,8 +95,8 @@ const NAMES = {
   tsx: "javascript", typescript: "javascript", mjs: "javascript", node: "javascript", jsonc: "json", json5: "json",
   jsonl: "json", sh: "shell", bash: "shell", zsh: "shell", console: "shell", dockerfile: "shell", makefile: "shell",
   powershell: "shell", "c++": "c", cpp: "c", cc: "c", h: "c", hpp: "c", cuda: "c", cu: "c", cs: "c", csharp: "c",
-  "c#": "c", glsl: "c", rs: "rust", golang: "go", kotlin: "java", kt: "java", swift: "java", scala: "java", dart: "java",
-  mysql: "sql", postgresql: "sql", postgres: "sql", sqlite: "sql", scss: "css", less: "css", yml: "yaml",
+  "c#": "c", glsl: "c", rs: "rust", golang: "go", kotlin: "java", kt: "java", swift: "java", scala: "java",
+  dart: "java", mysql: "sql", postgresql: "sql", postgres: "sql", sqlite: "sql", scss: "css", less: "css", yml: "yaml",
   toml: "yaml", ini: "yaml", rb: "ruby", lua: "ruby", html: "markup", xml: "markup", svg: "markup", vue: "markup",
   patch: "diff",
 };
@@ -101,6 +105,20 @@ export function languageOf(name) {
   const known = NAMES[name] ?? name;
   return Object.hasOwn(LANGUAGES, known) ? known : null;
 }
+
+const SIGNS = [
+  ["c", /^\s*#\s*include\b|^(int|void|template)\b.*[({<]/m],
+  ["rust", /^\s*(pub )?(fn|impl|struct|use) \w+.*[{;(]/m],
+  ["go", /^package \w+$|^func .*\{$/m],
+  ["python", /^\s*(def|class) \w+.*:?\s*$|^\s*(import|from) [\w.]+|^\s*@\w+/m],
+  ["javascript", /^\s*(const|let|export|function) \w+/m],
+  ["sql", /^\s*(select|insert into|create table)\b/im],
+  ["markup", /^\s*<[!?a-zA-Z]/],
+  ["json", /^\s*[{[]\s*["{[\]}]/],
+];
+
+// Of a text that does not say what it is; "" where nothing tells.
+export const guessLanguage = (text) => SIGNS.find(([, sign]) => sign.test(text.slice(0, 4000)))?.[0] ?? "";
 
 export function highlightLine(language, line, state = null) {
   const rules = language === null ? null : LANGUAGES[language];

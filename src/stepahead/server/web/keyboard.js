@@ -14,7 +14,8 @@ function actionOf(event, actions) {
   const key = event.key.toLowerCase();
   const hasMod = event.ctrlKey || event.metaKey;
   if (hasMod && !event.altKey) {
-    if (event.shiftKey) return { o: actions.newConversation, enter: actions.retryLast, "?": actions.showShortcuts }[key];
+    const { newConversation, retryLast, showShortcuts } = actions;
+    if (event.shiftKey) return { o: newConversation, enter: retryLast, "?": showShortcuts }[key];
     return { k: actions.search, b: actions.toggleSidebar, ",": actions.settings, "/": actions.showShortcuts }[key];
   }
   if (event.altKey) return event.code === "KeyT" ? actions.toggleTint : undefined;

@@ -16,7 +16,8 @@ export class LiveStats {
     this.recent = []; // {at, numTokens} of the last two seconds
   }
 
-  step({ num_tokens: numTokens = 0, num_accepted: numAccepted = 0, num_drafted: numDrafted = 0 }, now = performance.now()) {
+  step(counts, now = performance.now()) {
+    const { num_tokens: numTokens = 0, num_accepted: numAccepted = 0, num_drafted: numDrafted = 0 } = counts;
     this.firstAt ??= now;
     this.numTokens += numTokens;
     this.numSteps += 1;
@@ -41,11 +42,12 @@ export class LiveStats {
   // What is kept with the answer. metrics: as the server measured them, and usage; either may be missing.
   summary(metrics, usage, now = performance.now()) {
     const seconds = this.firstAt === null ? 0 : (now - this.firstAt) / 1000;
+    const speed = seconds > 0 && this.numTokens > 1 ? this.numTokens / seconds : null;
     return {
       numTokens: usage?.completion_tokens ?? this.numTokens,
       promptTokens: usage?.prompt_tokens ?? null,
       cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? null,
-      tokensPerSecond: metrics?.tokens_per_second ?? (seconds > 0 && this.numTokens > 1 ? this.numTokens / seconds : null),
+      tokensPerSecond: metrics?.tokens_per_second ?? speed,
       firstTokenMs: metrics?.time_to_first_token_ms ?? (this.firstAt === null ? null : this.firstAt - this.began),
       depth: this.numSteps > 0 ? this.numDrafted / this.numSteps : null,
       acceptance: this.draftedAt.map((drafted, position) => this.acceptedAt[position] / drafted),

@@ -1,4 +1,4 @@
-// A text in Markdown, drawn while it grows: blocks that are complete stay as they are, only what is open is drawn again.
+// A text in Markdown, drawn while it grows: blocks that are complete stay, only what is open is drawn again.
 
 import { CodeView } from "./code_view.js";
 import { el } from "./dom.js";
@@ -68,7 +68,7 @@ export class MarkdownView {
 
 function drawBlock(block, marks, depth, isFinal, onCode) {
   switch (block.kind) {
-    case "heading": return filled(el(`h${Math.min(block.level + 2, 6)}`, { class: `h${block.level}` }), block.lines, marks);
+    case "heading": return filled(heading(block.level), block.lines, marks);
     case "rule": return el("hr");
     case "code": return drawCode(block, marks, isFinal, onCode);
     case "quote": return appendBlocks(el("blockquote"), block.lines, marks, depth, isFinal);
@@ -78,6 +78,9 @@ function drawBlock(block, marks, depth, isFinal, onCode) {
     default: return filled(el("p"), block.lines, marks);
   }
 }
+
+// The page's own headings are the first two.
+const heading = (level) => el(`h${Math.min(level + 2, 6)}`, { class: `h${level}` });
 
 function filled(node, lines, marks) {
   appendInline(node, trimmed(lines), marks);

@@ -250,7 +250,8 @@ class InlineReader {
 
   bareUrl(i, end) {
     if (!/^https?:\/\//.test(this.text.slice(i, i + 8)) || /\w/.test(this.text[i - 1] ?? "")) return null;
-    let found = /^[^\s<>"`]{1,2000}/.exec(this.text.slice(i, Math.min(end, i + 2000)))[0].replace(/[.,;:!?'*_~\]]+$/, "");
+    const word = /^[^\s<>"`]{1,2000}/.exec(this.text.slice(i, Math.min(end, i + 2000)))[0];
+    let found = word.replace(/[.,;:!?'*_~\]]+$/, "");
     if (found.endsWith(")") && !found.includes("(")) found = found.slice(0, -1);
     const href = safeUrl(found);
     if (href === null) return null;

@@ -8,14 +8,16 @@ export const FIELDS = [
   { name: "top_k", label: "Top k", min: 0, max: 1000, step: 1, hint: "keep this many tokens; 0 keeps all" },
   { name: "min_p", label: "Min p", min: 0, max: 1, step: 0.01, hint: "drop tokens below this share of the best" },
   { name: "max_tokens", label: "Most tokens", min: 1, max: 1000000, step: 1, hint: "of one answer" },
-  { name: "seed", label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, hint: "the same seed gives the same answer" },
+  { name: "seed", label: "Seed", min: 0, max: 2 ** 53 - 1, step: 1, hint: "the same seed gives the same answer" },
   { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1, hint: "" },
   { name: "frequency_penalty", label: "Frequency penalty", min: -2, max: 2, step: 0.1, hint: "" },
 ];
 const EFFORTS = ["", "low", "medium", "high"];
 const THEMES = ["auto", "light", "dark"];
 
-export const defaults = () => ({ sampling: {}, stop: [], reasoningEffort: "", system: "", toolsText: "", isTinted: false });
+export const defaults = () => ({
+  sampling: {}, stop: [], reasoningEffort: "", system: "", toolsText: "", isTinted: false,
+});
 
 // Of what was stored: whatever is not as it should be is left out.
 export function readSettings(stored) {
@@ -27,7 +29,8 @@ export function readSettings(stored) {
   }
   if (EFFORTS.includes(stored.reasoningEffort)) settings.reasoningEffort = stored.reasoningEffort;
   for (const name of ["system", "toolsText"]) if (typeof stored[name] === "string") settings[name] = stored[name];
-  if (Array.isArray(stored.stop)) settings.stop = stored.stop.filter((text) => typeof text === "string" && text).slice(0, 4);
+  const isText = (text) => typeof text === "string" && text !== "";
+  if (Array.isArray(stored.stop)) settings.stop = stored.stop.filter(isText).slice(0, 4);
   settings.isTinted = stored.isTinted === true;
   return settings;
 }
@@ -42,7 +45,8 @@ export function forRequest(settings) {
 export function parseTools(text) {
   if (!text.trim()) return [];
   const tools = JSON.parse(text);
-  if (!Array.isArray(tools) || tools.some((tool) => tool?.type !== "function" || typeof tool.function?.name !== "string")) {
+  const isTool = (tool) => tool?.type === "function" && typeof tool.function?.name === "string";
+  if (!Array.isArray(tools) || !tools.every(isTool)) {
     throw new Error('Tools are a list of {"type": "function", "function": {"name", "description", "parameters"}}.');
   }
   return tools;
@@ -60,11 +64,11 @@ export class SettingsDialog {
     });
   }
 
-  open(settings, conversation, model) {
+  open(settings, conversation) {
     this.settings = settings;
     this.inputs = {};
     replace(this.body, this.systemPart(settings, conversation), this.samplingPart(settings),
-      model?.hasTemplate === false ? null : this.reasoningPart(settings), this.appearancePart(), this.dataPart());
+      conversation.mode !== "chat" ? null : this.reasoningPart(settings), this.appearancePart(), this.dataPart());
     this.dialog.showModal();
   }
 
@@ -80,13 +84,17 @@ export class SettingsDialog {
 
   samplingPart(settings) {
     const fields = FIELDS.map((field) => {
-      const input = el("input", { type: "number", id: `set-${field.name}`, min: field.min, max: field.max, step: field.step,
-        placeholder: "default", value: settings.sampling[field.name] ?? "", "aria-describedby": `hint-${field.name}` });
+      const { min, max, step } = field;
+      const input = el("input", {
+        type: "number", id: `set-${field.name}`, min, max, step, placeholder: "default",
+        value: settings.sampling[field.name] ?? "", "aria-describedby": `hint-${field.name}`,
+      });
       this.inputs[field.name] = input;
       return el("div", { class: "field" }, el("label", { for: input.id }, field.label), input,
         el("small", { id: `hint-${field.name}` }, field.hint));
     });
-    this.inputs.stop = el("textarea", { id: "set-stop", rows: "2", value: settings.stop.join("\n"), spellcheck: "false" });
+    const stop = settings.stop.join("\n");
+    this.inputs.stop = el("textarea", { id: "set-stop", rows: "2", value: stop, spellcheck: "false" });
     fields.push(el("div", { class: "field wide" }, el("label", { for: "set-stop" }, "Stop at"), this.inputs.stop,
       el("small", {}, "one text a line, four at most")));
     return part("Sampling", el("div", { class: "fields" }, ...fields));
@@ -94,8 +102,11 @@ export class SettingsDialog {
 
   reasoningPart(settings) {
     this.inputs.effort = select("set-effort", EFFORTS, ["default", "low", "medium", "high"], settings.reasoningEffort);
-    this.inputs.tools = el("textarea", { id: "set-tools", rows: "4", class: "code", spellcheck: "false", value: settings.toolsText,
-      "aria-describedby": "tools-problem", placeholder: '[{"type": "function", "function": {"name": "get_weather", …}}]' });
+    this.inputs.tools = el("textarea", {
+      id: "set-tools", rows: "4", class: "code", spellcheck: "false", value: settings.toolsText,
+      "aria-describedby": "tools-problem",
+      placeholder: '[{"type": "function", "function": {"name": "get_weather", …}}]',
+    });
     this.toolsProblem = el("small", { id: "tools-problem", class: "field-problem", role: "alert" });
     return part("Reasoning and tools",
       el("div", { class: "field" }, el("label", { for: "set-effort" }, "Reasoning effort"), this.inputs.effort),
@@ -110,11 +121,16 @@ export class SettingsDialog {
   }
 
   dataPart() {
-    const file = el("input", { type: "file", accept: ".json,application/json", class: "visually-hidden", id: "import-file", tabindex: "-1" });
+    const file = el("input", {
+      type: "file", accept: ".json,application/json", class: "visually-hidden", id: "import-file", tabindex: "-1",
+      "aria-label": "File to import",
+    });
     file.addEventListener("change", () => file.files[0] && this.actions.importFile(file.files[0]));
-    const button = (text, onclick, extra = "") => el("button", { type: "button", class: `button quiet ${extra}`, onclick }, text);
+    const button = (text, onclick, extra = "") =>
+      el("button", { type: "button", class: `button quiet ${extra}`, onclick }, text);
     return part("Data", el("p", { class: "hint" }, "Conversations are kept in this browser alone."),
-      el("div", { class: "buttons" }, file, button("Import…", () => file.click()), button("Export all", () => this.actions.exportAll()),
+      el("div", { class: "buttons" }, file, button("Import…", () => file.click()),
+        button("Export all", () => this.actions.exportAll()),
         button("Forget the API key", () => this.actions.forgetKey()),
         button("Delete all conversations", () => this.actions.removeAll(), "danger")));
   }
@@ -138,7 +154,8 @@ export class SettingsDialog {
       settings.toolsText = this.inputs.tools.value;
     }
     const system = this.inputs.system?.value ?? null;
-    if (system !== null) settings.system = this.inputs.isDefault.checked ? system : settings.system === system ? "" : settings.system;
+    if (system !== null && this.inputs.isDefault.checked) settings.system = system;
+    else if (settings.system === system) settings.system = "";
     this.actions.save(settings, system);
     this.dialog.close();
   }

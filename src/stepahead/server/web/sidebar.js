@@ -35,7 +35,8 @@ export class Sidebar {
       group = name;
       items.push(this.item(conversation));
     }
-    if (found.length === 0) items.push(el("li", { class: "empty" }, query ? "Nothing found." : "Conversations stay in this browser."));
+    const nothing = query ? "Nothing found." : "Conversations stay in this browser.";
+    if (found.length === 0) items.push(el("li", { class: "empty" }, nothing));
     replace(this.list, ...items);
     if (hadFocus) this.list.querySelector(`[data-id="${CSS.escape(hadFocus)}"]`)?.focus();
   }
@@ -57,7 +58,9 @@ export class Sidebar {
 
   rename(item, conversation) {
     this.renamingId = conversation.id;
-    const field = el("input", { class: "rename", "aria-label": "Name of the conversation", value: titleOf(conversation), maxlength: "200" });
+    const field = el("input", {
+      class: "rename", "aria-label": "Name of the conversation", value: titleOf(conversation), maxlength: "200",
+    });
     const finish = (keep) => {
       if (this.renamingId === null) return;
       this.renamingId = null;

@@ -3,7 +3,8 @@
 import { el, icon, replace } from "./dom.js";
 import { canTint, isTinted } from "./tint.js";
 
-const MAX_POSITIONS = 8;
+const MAX_POSITIONS = 16;
+const MAX_NUMBERS = 4; // more positions show their bars alone
 
 export class Strip {
   constructor(node, ontint) {
@@ -17,7 +18,8 @@ export class Strip {
       type: "button", class: "tint-button", "aria-pressed": String(isTinted()), hidden: !canTint,
       title: "Mark text that was drafted and accepted (Alt+T)", onclick: ontint,
     }, icon("tint"), el("span", { class: "tint-legend" }, "drafted", el("span", { class: "wide-only" }, " text")));
-    replace(node, this.speed.node, this.depth.node, this.acceptance, el("span", { class: "spacer" }), this.context, this.tint);
+    const spacer = el("span", { class: "spacer" });
+    replace(node, this.speed.node, this.depth.node, this.acceptance, spacer, this.context, this.tint);
     this.node = node;
     this.slots = [];
   }
@@ -29,14 +31,14 @@ export class Strip {
 
   // live: LiveStats of an answer that streams.
   live(live) {
-    this.speed.set(live.speed()?.toFixed(1) ?? "…");
+    this.speed.set(speedText(live.speed()) ?? "…");
     this.depth.set(live.depth === null ? null : String(live.depth));
     this.drawBars(live.draftedAt.map((drafted, i) => live.acceptedAt[i] / drafted));
   }
 
   // stats: of the last answer, as conversation.js keeps them; null: nothing to show.
   final(stats, contextLength) {
-    this.speed.set(stats?.tokensPerSecond?.toFixed(1) ?? null);
+    this.speed.set(speedText(stats?.tokensPerSecond));
     this.depth.set(stats?.numSteps > 0 && Number.isFinite(stats.depth) ? stats.depth.toFixed(1) : null);
     this.drawBars(stats?.acceptance ?? []);
     const used = stats?.promptTokens != null ? stats.promptTokens + stats.numTokens : null;
@@ -45,18 +47,22 @@ export class Strip {
     const [usedText, lengthText] = [used, contextLength].map((count) => count?.toLocaleString("en"));
     const cached = stats.cachedTokens ? `; ${stats.cachedTokens.toLocaleString("en")} were computed before` : "";
     this.context.title = `Tokens of the conversation so far${cached}`;
-    replace(this.context, lengthText ? `${usedText} / ${lengthText}` : usedText, el("span", { class: "figure-name" }, "context"));
+    const text = lengthText ? `${usedText} / ${lengthText}` : usedText;
+    replace(this.context, text, el("span", { class: "figure-name" }, "context"));
   }
 
   drawBars(rates) {
     const known = rates.slice(0, MAX_POSITIONS);
     this.acceptance.hidden = known.length === 0;
+    this.bars.classList.toggle("compact", known.length > MAX_NUMBERS);
     while (this.slots.length < known.length) {
       const slot = { fill: el("span", { class: "bar-fill" }), text: el("span", { class: "bar-text" }) };
       slot.node = el("span", { class: "bar-slot" }, el("span", { class: "bar" }, slot.fill), slot.text);
       this.slots.push(slot);
     }
-    if (this.bars.childElementCount !== known.length) replace(this.bars, ...this.slots.slice(0, known.length).map((slot) => slot.node));
+    if (this.bars.childElementCount !== known.length) {
+      replace(this.bars, ...this.slots.slice(0, known.length).map((slot) => slot.node));
+    }
     for (const [index, rate] of known.entries()) {
       this.slots[index].fill.style.transform = `scaleY(${rate.toFixed(3)})`;
       this.slots[index].text.textContent = String(Math.round(100 * rate));
@@ -69,6 +75,11 @@ export class Strip {
   drawTint() {
     this.tint.setAttribute("aria-pressed", String(isTinted()));
   }
+}
+
+export function speedText(speed) {
+  if (speed === null || speed === undefined) return null;
+  return speed < 100 ? speed.toFixed(1) : Math.round(speed).toLocaleString("en");
 }
 
 function figure(title, name) {

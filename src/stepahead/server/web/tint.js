@@ -1,57 +1,61 @@
-// Marks drafted and accepted text without touching it: the ranges lie over the nodes (CSS Custom Highlight API), so
-// turning the tint on or off changes no element, no selection and no scroll.
+// Marks stretches of text without touching it: ranges lie over the nodes (CSS Custom Highlight API), so that turning a
+// mark on or off changes no element, no selection and no scroll. "accepted" is what was drafted and accepted, "own"
+// what the user wrote of a text that the model continues.
 
-const NAME = "accepted";
 export const canTint = typeof Highlight === "function" && Boolean(CSS.highlights);
-const highlight = canTint ? new Highlight() : null;
-let isOn = false;
+const highlights = { accepted: canTint ? new Highlight() : null, own: canTint ? new Highlight() : null };
+const isOn = { accepted: false, own: canTint };
+if (canTint) CSS.highlights.set("own", highlights.own);
 
 export function setTint(wanted) {
-  isOn = wanted && canTint;
+  isOn.accepted = wanted && canTint;
   if (!canTint) return;
-  if (isOn) CSS.highlights.set(NAME, highlight);
-  else CSS.highlights.delete(NAME);
+  if (isOn.accepted) CSS.highlights.set("accepted", highlights.accepted);
+  else CSS.highlights.delete("accepted");
 }
 
-export const isTinted = () => isOn;
+export const isTinted = () => isOn.accepted;
 
-// Of one answer. update(accepted, marks): accepted is [begin, end, begin, end ...] of the answer's characters, marks
-// are its text nodes in order; the first numFixed of them are as they were the last time.
-export class TintedText {
-  constructor() {
+// Of one answer. update(stretches, fixed, open): stretches is [begin, end, begin, end ...] in characters of the text,
+// fixed and open are its text nodes in order, {node, at, length}; of the fixed ones those it has seen stay as they are.
+export class MarkedText {
+  constructor(name) {
+    this.name = name;
+    this.highlight = highlights[name];
     this.clear();
   }
 
   clear() {
-    for (const range of this.fixed ?? []) highlight?.delete(range);
-    for (const range of this.open ?? []) highlight?.delete(range);
-    Object.assign(this, { fixed: [], open: [], numFixed: 0, firstRange: 0 });
+    for (const range of this.fixed ?? []) this.highlight?.delete(range);
+    for (const range of this.open ?? []) this.highlight?.delete(range);
+    Object.assign(this, { fixed: [], open: [], numFixed: 0, first: 0 });
   }
 
-  update(accepted, fixedMarks, openMarks) {
-    if (!isOn || fixedMarks.length < this.numFixed) this.clear();
-    if (!isOn) return;
-    for (const range of this.open) highlight.delete(range);
-    const fresh = rangesOf(accepted, fixedMarks.slice(this.numFixed), this.firstRange);
+  update(stretches, fixedMarks, openMarks) {
+    if (!isOn[this.name] || fixedMarks.length < this.numFixed) this.clear();
+    if (!isOn[this.name]) return;
+    for (const range of this.open) this.highlight.delete(range);
+    const fresh = rangesOf(stretches, fixedMarks.slice(this.numFixed), this.first);
     this.fixed.push(...fresh);
-    this.open = rangesOf(accepted, openMarks, this.firstRange);
-    for (const range of [...fresh, ...this.open]) highlight.add(range);
+    this.open = rangesOf(stretches, openMarks, this.first);
+    for (const range of [...fresh, ...this.open]) this.highlight.add(range);
     this.numFixed = fixedMarks.length;
     const end = fixedMarks.length > 0 ? fixedMarks.at(-1).at : 0;
-    while (this.firstRange + 2 < accepted.length && accepted[this.firstRange + 1] <= end) this.firstRange += 2;
+    while (this.first + 2 < stretches.length && stretches[this.first + 1] <= end) this.first += 2;
   }
 }
 
-function rangesOf(accepted, marks, first) {
+function rangesOf(stretches, marks, first) {
   const ranges = [];
   let index = first;
   for (const { node, at, length } of marks) {
-    while (index > first && accepted[index - 1] > at) index -= 2;
-    while (index < accepted.length && accepted[index + 1] <= at) index += 2;
-    for (let i = index; i < accepted.length && accepted[i] < at + length; i += 2) {
-      const begin = Math.max(accepted[i] - at, 0);
-      const end = Math.min(accepted[i + 1] - at, length);
-      if (end > begin) ranges.push(new StaticRange({ startContainer: node, startOffset: begin, endContainer: node, endOffset: end }));
+    while (index > first && stretches[index - 1] > at) index -= 2;
+    while (index < stretches.length && stretches[index + 1] <= at) index += 2;
+    for (let i = index; i < stretches.length && stretches[i] < at + length; i += 2) {
+      const startOffset = Math.max(stretches[i] - at, 0);
+      const endOffset = Math.min(stretches[i + 1] - at, length);
+      if (endOffset <= startOffset) continue;
+      ranges.push(new StaticRange({ startContainer: node, startOffset, endContainer: node, endOffset }));
     }
   }
   return ranges;

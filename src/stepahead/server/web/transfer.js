@@ -9,7 +9,8 @@ const ROLES = new Set(["user", "assistant", "tool"]);
 export function toFile(conversations) {
   const body = JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
   const date = new Date().toISOString().slice(0, 10);
-  const title = conversations.length === 1 ? titleOf(conversations[0]).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) : "all";
+  const slug = (text) => text.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  const title = conversations.length === 1 ? slug(titleOf(conversations[0])) : "all";
   return { name: `stepahead-${title}-${date}.json`, blob: new Blob([body], { type: "application/json" }) };
 }
 

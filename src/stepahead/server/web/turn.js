@@ -22,14 +22,14 @@ export async function runTurn({ conversation, turn, model, settings, signal, onc
     if (turn.finish === null) throw new ApiFailure("The answer broke off: the server closed the connection.");
     turn.status = turn.finish === "length" ? "length" : "done";
   } finally {
-    if (turn.reasoningFrom !== null && turn.reasoningMs === 0) turn.reasoningMs = performance.now() - turn.reasoningFrom;
+    endReasoning(turn);
     turn.stats = live.summary(turn.metrics, turn.usage);
-    for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom"]) delete turn[name];
+    for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom", "numAccepted"]) delete turn[name];
   }
 }
 
 async function* events(conversation, turn, model, settings, signal) {
-  Object.assign(turn, { metrics: null, usage: null, finish: null, reasoningFrom: null });
+  Object.assign(turn, { numAccepted: 0, metrics: null, usage: null, finish: null, reasoningFrom: null });
   const path = conversation.mode === "chat" ? "/v1/chat/completions" : "/v1/completions";
   const body = requestBody(conversation, turn, model, settings);
   try {
@@ -58,7 +58,10 @@ export function requestBody(conversation, turn, model, settings) {
 function take(chunk, turn, live) {
   if (chunk.usage) turn.usage = chunk.usage;
   if (chunk.metrics) turn.metrics = chunk.metrics;
-  if (chunk.stepahead) live.step(chunk.stepahead);
+  if (chunk.stepahead?.num_tokens !== undefined) {
+    live.step(chunk.stepahead); // pieces alone belong to the step that a chunk before has counted
+    turn.numAccepted = chunk.stepahead.num_accepted;
+  }
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const delta = choice.delta ?? {};
@@ -70,7 +73,7 @@ function take(chunk, turn, live) {
   const content = choice.text ?? delta.content;
   if (content) {
     endReasoning(turn);
-    if (chunk.stepahead) markAccepted(turn, chunk.stepahead, content);
+    if (chunk.stepahead?.pieces) markAccepted(turn, chunk.stepahead.pieces, content);
     turn.content += content;
   }
   for (const call of delta.tool_calls ?? []) takeCall(call, turn);
@@ -97,11 +100,10 @@ function takeCall(delta, turn) {
 }
 
 // turn.accepted: begin and end of each stretch of the content that was drafted and accepted, one after another.
-function markAccepted(turn, step, content) {
-  const pieces = step.pieces ?? [];
+function markAccepted(turn, pieces, content) {
   if (pieces.join("") !== content) return;
   const at = turn.content.length;
-  const length = pieces.slice(0, step.num_accepted).join("").length;
+  const length = pieces.slice(0, turn.numAccepted).join("").length;
   if (length === 0) return;
   const ranges = turn.accepted;
   if (ranges.length > 0 && ranges.at(-1) === at) ranges[ranges.length - 1] = at + length;

@@ -13,18 +13,28 @@ const COMPLETION = [
   ["A test", "import unittest\n\nclass TestSorting(unittest.TestCase):\n    def test_empty(self):\n"],
 ];
 
-export function drawWelcome(node, isShown, model, use) {
+// actions: {use(text), setMode(mode)}
+export function drawWelcome(node, isShown, mode, model, actions) {
   node.hidden = !isShown;
-  const kind = !isShown ? "none" : model?.hasTemplate === false ? "completion" : "chat";
-  if (node.dataset.kind === kind) return;
-  node.dataset.kind = kind;
+  const key = isShown ? `${mode} ${model?.hasTemplate}` : "none";
+  if (node.dataset.key === key) return;
+  node.dataset.key = key;
   if (!isShown) return;
-  const isChat = kind === "chat";
+  const isChat = mode === "chat";
   replace(node,
     el("img", { src: "/ui/icon.svg", alt: "", width: "48", height: "48" }),
     el("h2", {}, isChat ? "What shall we work on?" : "Begin a text, the model goes on"),
-    isChat ? null : el("p", {}, "This model has no chat template: it continues what it is given."),
+    model?.hasTemplate === false ? el("p", {}, "This model has no chat template: it continues texts.") : null,
+    model?.hasTemplate === true ? modeSwitch(mode, actions.setMode) : null,
     el("div", { class: "starters" }, ...(isChat ? CHAT : COMPLETION).map(([name, text]) =>
-      el("button", { type: "button", class: `starter${isChat ? "" : " code"}`, onclick: () => use(text) },
+      el("button", { type: "button", class: `starter${isChat ? "" : " code"}`, onclick: () => actions.use(text) },
         el("strong", {}, name), el("span", {}, text)))));
+}
+
+function modeSwitch(mode, setMode) {
+  const option = (name, text) => el("button", {
+    type: "button", "aria-pressed": String(mode === name), onclick: () => setMode(name),
+  }, text);
+  return el("div", { class: "modes", role: "group", "aria-label": "What the model does" },
+    option("chat", "Converse"), option("completion", "Complete a text"));
 }
