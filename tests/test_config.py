@@ -19,6 +19,8 @@ from stepahead.errors import ConfigError
         ({"max_num_seqs": 257}, r"from 1 to 256"),
         ({"chunk_tokens": 0}, r"chunk_tokens=0"),
         ({"chunk_tokens": 7}, r"chunk_tokens=7 is less than max_num_seqs=8.*raise chunk_tokens or lower max_num_seqs"),
+        ({"max_step_ms": 0}, r"max_step_ms=0 is no time: give milliseconds above 0, or None for no limit"),
+        ({"max_step_ms": float("nan")}, r"max_step_ms=nan"),
         ({"mtp": ""}, r"mtp='' is not understood"),
         ({"mtp": None}, r"mtp=None is not understood"),
     ],

@@ -17,6 +17,7 @@ DRAFT_VOCABS = ("auto", "full")
 DRAFT_TYPES = ("file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 DEFAULT_CONTEXT_LENGTH = 32768
+DEFAULT_MAX_STEP_MS = 200.0
 MAX_NUM_SEQS = 256
 MAX_CHUNK_TOKENS = 8192
 
@@ -28,6 +29,7 @@ class EngineConfig:
     mtp: "auto" takes the heads of the file, "off" loads none, anything else is the path of a companion file.
     repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
     draft_vocab: how many frequent ids a draft may be of, "auto" or "full". draft_type: of the heads' large matrices.
+    max_step_ms: what a step may take while text is generated, as far as other prompts can help it; None: no limit.
     """
 
     kv_type: str = "f16"
@@ -36,6 +38,7 @@ class EngineConfig:
     backend: str = "cpu"
     max_num_seqs: int = 8
     chunk_tokens: int = 512
+    max_step_ms: float | None = DEFAULT_MAX_STEP_MS
     mtp: str | Path = "auto"
     repack: str | Path = "auto"
     draft_vocab: str | int = "auto"
@@ -55,6 +58,8 @@ class EngineConfig:
                 f"chunk_tokens={self.chunk_tokens} is less than max_num_seqs={self.max_num_seqs}, and every running "
                 "sequence needs a row a step: raise chunk_tokens or lower max_num_seqs"
             )
+        if self.max_step_ms is not None:
+            _positive("max_step_ms", self.max_step_ms)
         if not isinstance(self.mtp, str | Path) or not str(self.mtp):
             raise ConfigError(f'mtp={self.mtp!r} is not understood: give "auto", "off" or the path of a companion file')
         if not isinstance(self.repack, str | Path) or not str(self.repack):
@@ -76,6 +81,7 @@ class EngineConfig:
             backend=self.backend,
             max_num_seqs=self.max_num_seqs,
             chunk_tokens=self.chunk_tokens,
+            max_step_ms=self.max_step_ms,
             mtp=str(self.mtp),
             repack=str(self.repack),
             draft_vocab=self.draft_vocab,
@@ -85,7 +91,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedConfig:
-    """What was decided: nothing is None."""
+    """What was decided: None is no longer a question."""
 
     kv_type: str
     threads: int
@@ -93,6 +99,7 @@ class ResolvedConfig:
     backend: str
     max_num_seqs: int
     chunk_tokens: int
+    max_step_ms: float | None  # None: no limit
     mtp: str  # "auto", "off", or a path
     repack: str  # "auto", "never", or a folder
     draft_vocab: str | int  # "auto", "full", or a number
@@ -109,6 +116,11 @@ def _draft_vocab(value: Any) -> None:
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name}={value!r} is unknown: give one of {', '.join(allowed)}")
+
+
+def _positive(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ConfigError(f"{name}={value!r} is no time: give milliseconds above 0, or None for no limit")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None) -> None:

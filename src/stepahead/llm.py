@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast, overload
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from stepahead.backends.base import Backend
 from stepahead.completion import Completion, StreamChunk
-from stepahead.config import EngineConfig, ResolvedConfig
+from stepahead.config import DEFAULT_MAX_STEP_MS, EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
@@ -67,6 +66,7 @@ class LLM:
         backend: str = "cpu",
         max_num_seqs: int = 8,
         chunk_tokens: int = 512,
+        max_step_ms: float | None = DEFAULT_MAX_STEP_MS,
         repack: str | Path = "auto",
         draft_vocab: str | int = "auto",
         draft_type: str = "file",
@@ -77,8 +77,10 @@ class LLM:
         mtp: "auto" uses the heads in the file, "off" none, a path those of a companion file.
         kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
         context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
-        chunk_tokens: rows a step. repack: where repacked weights of a large model are kept: "auto" beside it, a path in
-        that folder, "never" nowhere and none are made; on_repack(file, done, total) hears of one being written.
+        chunk_tokens: rows a step; max_step_ms: what a step may take while text is generated, or twice what it takes
+        anyway: prompts beside it are cut to fit; None: no limit. repack: where repacked weights of a large model are
+        kept: "auto" beside it, a path in that folder, "never" nowhere and none are made; on_repack(file, done, total)
+        hears of one being written.
         draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
         for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
@@ -92,6 +94,7 @@ class LLM:
             backend=backend,
             max_num_seqs=max_num_seqs,
             chunk_tokens=chunk_tokens,
+            max_step_ms=max_step_ms,
             mtp=str(mtp),
             repack=str(repack),
             draft_vocab=draft_vocab,
@@ -114,14 +117,13 @@ class LLM:
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
         limits = (self.config.max_num_seqs, self.config.chunk_tokens)
-        self._runner = ModelRunner.create(
-            loaded, self.backend, self.config.kv_type, self.config.context_length, *limits
-        )
+        sizes = (self.config.context_length, *limits)
+        self._runner = ModelRunner.create(loaded, self.backend, self.config.kv_type, *sizes)
         self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler(self.backend.token_words)
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
-        scheduler = Scheduler(self._runner.kv_cache, *limits, drop=self._arbiter.forget)
+        scheduler = Scheduler(self._runner.kv_cache, *limits, self._arbiter.forget, self.config.max_step_ms)
         self._engine = Engine(self._runner, scheduler, self._arbiter, self._sampler)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
@@ -318,9 +320,7 @@ class LLM:
     def __enter__(self) -> "LLM":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- for stepahead.async_llm ---

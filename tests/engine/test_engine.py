@@ -112,6 +112,48 @@ def test_drafts_are_clipped_before_any_sequence_starves():
     assert engine.metrics.num_by_drafted[0] > 0
 
 
+# --- prompts beside those who decode ---
+def widest_steps(engine, request_id):
+    """Rows of each step that brought the request tokens."""
+    rows = []
+    while engine.has_unfinished:
+        before = engine.metrics.num_trunk_rows
+        if any(output.request_id == request_id for output in engine.step()):
+            rows.append(engine.metrics.num_trunk_rows - before)
+    return rows
+
+
+def test_who_decodes_does_not_wait_for_a_long_prompt():
+    engine = make_engine(chunk_tokens=512, max_step_ms=50.0, row_ms=1.0)
+    engine.add(make_request(0, prompt_of(20), 100, depth=0))
+    engine.step()
+    engine.add(make_request(1, prompt_of(800, 1), 10, depth=0))
+    widths = widest_steps(engine, 0)
+    assert max(widths) <= 50 and sorted(widths)[-10] >= 48
+    unlimited = make_engine(chunk_tokens=512, max_step_ms=None, row_ms=1.0)
+    unlimited.add(make_request(0, prompt_of(20), 100, depth=0))
+    unlimited.step()
+    unlimited.add(make_request(1, prompt_of(800, 1), 10, depth=0))
+    assert max(widest_steps(unlimited, 0)) == 512
+
+
+def test_a_short_prompt_overtakes_long_ones_and_all_texts_are_the_same():
+    engine = make_engine(chunk_tokens=128, max_step_ms=40.0, row_ms=1.0)
+    lengths = [10, 700, 650, 12]
+    for number, length in enumerate(lengths):
+        engine.add(make_request(number, prompt_of(length, number), 60))
+    ends, results = [], {}
+    while engine.has_unfinished:
+        for output in engine.step():
+            tokens = results.get(output.request_id, ()) + output.token_ids_delta
+            results[output.request_id] = tokens
+            ends += [output.request_id] if output.finish_reason else []
+    assert sorted(ends[:2]) == [0, 3]
+    for number, length in enumerate(lengths):
+        assert results[number] == tuple(continuation(prompt_of(length, number), 60))
+    assert_all_free(engine)
+
+
 # --- ends ---
 END_COUNTS = range(1, 11)  # with depth 3: every offset of a step
 
@@ -234,6 +276,8 @@ def test_random_traffic(seed):
         max_num_seqs=rng.randint(1, 4),
         chunk_tokens=rng.choice([4, 7, 64, 200]),
         context_length=320,
+        max_step_ms=rng.choice([None, 5.0, 30.0]),
+        row_ms=1.0,
     )
     results, sequences = {}, {}
     for _ in range(60):

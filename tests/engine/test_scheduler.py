@@ -51,7 +51,7 @@ def test_parts_of_prompts_have_no_logits():
     assert scheduler.running[0].num_computed_tokens == 8
 
 
-def test_decoding_comes_first_and_prompts_share_the_rest():
+def test_decoding_comes_first_then_the_oldest_prompt_and_the_shortest():
     scheduler = make_scheduler(chunk_tokens=64)
     for number, length in enumerate((10, 100, 7, 100)):
         scheduler.add(make_request(number, prompt_of(length), 10))
@@ -59,8 +59,8 @@ def test_decoding_comes_first_and_prompts_share_the_rest():
     finish_prompt(scheduler.running[0])
     scheduler.running[0].draft = Draft((1, 2, 3), (1.0, 1.0, 1.0))
     batch = scheduler.schedule()
-    # 4 rows decode; the short prompt is served whole; two long ones share 53.
-    assert num_rows(batch) == [4, 26, 7, 27]
+    # 4 rows decode; half of the 60 others are the oldest prompt's, then the shortest are served, the last one waits.
+    assert num_rows(batch) == [4, 53, 7]
     assert batch.rows[0].num_logits == 4 and batch.rows[0].draft.token_ids == (1, 2, 3)
 
 

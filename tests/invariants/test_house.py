@@ -36,6 +36,8 @@ RANKS = {
     "stepahead.request_builder": 7,
     "stepahead.model_info": 7,
     "stepahead.trace_file": 7,
+    "stepahead.batch_file": 7,
+    "stepahead.batch_run": 7,
     "stepahead.turns": 7,
     "stepahead.grammar": 7,
     "stepahead.llm": 8,

@@ -17,7 +17,7 @@ from stepahead.server.messages.request import read_request as read_messages
 from stepahead.server.responses.request import FIELDS as RESPONSES_FIELDS
 from stepahead.server.responses.request import read_request as read_responses
 from stepahead.server.sse import ClientGoneError
-from support.turn_script import ScriptedService, application, content, end, steps
+from support.turn_script import SETTINGS, ScriptedService, application, content, end, steps
 
 ENDPOINTS = [
     (responses.router, "/v1/responses", {"input": "hi"}),
@@ -71,7 +71,7 @@ def seconds(read, body: dict) -> float:
     """CPU time; 40,000 of anything take a fifth of a second, and minutes if each looks at all before it."""
     start = time.thread_time()
     with contextlib.suppress(ApiError):
-        read(body, lambda _: None)
+        read(body, lambda _: None, SETTINGS)
     return time.thread_time() - start
 
 
@@ -137,7 +137,7 @@ def is_plain(request) -> None:
 @settings(max_examples=200, deadline=None)
 def test_any_json_is_read_or_refused_by_responses(body):
     try:
-        is_plain(read_responses(body, lambda _: None))
+        is_plain(read_responses(body, lambda _: None, SETTINGS))
     except ApiError as error:
         assert error.kind == "invalid_request"
 
@@ -147,7 +147,7 @@ def test_any_json_is_read_or_refused_by_responses(body):
 def test_any_json_is_read_or_refused_by_messages(body, is_valid):
     start = ENDPOINTS[1][2] if is_valid else {}
     try:
-        is_plain(read_messages({**start, **body}, lambda _: None))
+        is_plain(read_messages({**start, **body}, lambda _: None, SETTINGS))
     except ApiError as error:
         assert error.kind == "invalid_request"
 

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
+from stepahead.engine.chunk_budget import ChunkBudget
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import Draft, Request, SequenceKV, SpeculationStats, Verdict
 from stepahead.engine.request import Sequence as EngineSequence
+from stepahead.engine.row_shares import rows_of_step
 from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cost import CostSeed, interpolate
 from stepahead.speculative.head_passes import DraftJob
@@ -27,6 +29,9 @@ SEED = CostSeed(
     head_row_ms=0.01,
     kv_row_ms=0.004,
 )
+
+AUTO = Speculation()
+CHUNK, SLACK, MAX_ROWS = 512, 17, 1200
 
 Rates = Callable[[int], Sequence[float]]
 """Of the token at a position: how likely each head is right about it, those before it being right."""
@@ -112,19 +117,30 @@ class FakeHeads:
                     job.depth = len(job.token_ids)
 
     def propose(self, sequences):
-        for sequence in sequences:
-            job = self.job(sequence, min(sequence.request.depth, sequence.num_remaining_tokens - 1))
-            margins = []
-            self.draft([job], lambda _, margin: margins.append(margin) or True)  # noqa: B023
-            sequence.draft = Draft(tuple(job.token_ids), tuple(margins), "mtp")
+        jobs = [self.job(one, min(one.request.depth, one.num_remaining_tokens - 1)) for one in sequences]
+        margins = {job: [] for job in jobs}
+        self.draft(jobs, lambda job, margin: margins[job].append(margin) or True)
+        for job in jobs:
+            job.sequence.draft = Draft(tuple(job.token_ids), tuple(margins[job]), "mtp")
 
 
 class World:
     """Runs texts through one arbiter, one after the other or side by side."""
 
-    def __init__(self, seed: CostSeed = SEED, overhead: float = 0.0, first_lag: int = 0, luck: int = 7) -> None:
+    def __init__(
+        self,
+        seed: CostSeed = SEED,
+        first_lag: int = 0,
+        luck: int = 7,
+        cost: Callable[[int], float] | None = None,
+        max_step_ms: float | None = None,
+    ) -> None:
+        """cost: milliseconds of a pass by its rows; as the seed has it, if it is not given."""
         self.seed = seed
-        self.costs = interpolate(seed.rows, seed.pass_ms, 200)
+        self.costs = interpolate(seed.rows, seed.pass_ms, MAX_ROWS)
+        if cost is not None:
+            self.costs = [cost(rows) for rows in range(MAX_ROWS + 1)]
+        self.budget = ChunkBudget(max_step_ms)
         self.now = 0.0  # milliseconds
         self.longest_wait = 0.0
         self.first_lag = first_lag
@@ -147,7 +163,8 @@ class World:
         token_id = text.whole[position] if position < len(text.whole) else 0
         return (token_id if is_right else 5001 + step), margin
 
-    def start(self, text: Text, speculation: Speculation) -> EngineSequence:
+    def start(self, text: Text, speculation: Speculation, is_read: bool = True) -> EngineSequence:
+        """is_read: the prompt was run before."""
         self.num_requests += 1
         depth = {"off": 0}.get(speculation.mode, speculation.depth if speculation.depth is not None else 15)
         request = Request(
@@ -162,34 +179,72 @@ class World:
         )
         sequence = EngineSequence(request, SequenceKV(self.num_requests, 1))
         self.texts[self.num_requests] = text
-        sequence.token_ids.append(text.tokens[0])
-        sequence.num_computed_tokens = len(text.prompt)
+        if is_read:
+            sequence.token_ids.append(text.tokens[0])
+            sequence.num_computed_tokens = len(text.prompt)
         self.arbiter.begin(sequence)
         return sequence
 
-    def step(self, sequences: list[EngineSequence]) -> None:
+    def step(self, sequences: list[EngineSequence]) -> ScheduledBatch:
+        started = self.now
         self.arbiter.propose(sequences)
-        rows, first = [], 0
-        for sequence in sequences:
-            start, count = sequence.num_computed_tokens, 1 + len(sequence.draft.token_ids)
-            rows.append(ScheduledRows(sequence, start, start + count, sequence.draft, first, first, count))
-            first += count
-        self.now += self.costs[first]
-        verdicts = []
-        for part in rows:
-            sequence = part.sequence
-            text, position, accepted = self.texts[sequence.request.request_id].whole, len(sequence.token_ids), []
-            for token_id in part.draft.token_ids:
-                if token_id != text[position + len(accepted)]:
-                    break
-                accepted.append(token_id)
-            verdicts.append(Verdict(tuple(accepted), text[position + len(accepted)]))
-            sequence.stats.count(len(part.draft.token_ids), len(accepted), part.draft.source)
-            sequence.token_ids += verdicts[-1].token_ids
-            sequence.num_computed_tokens = len(sequence.token_ids) - 1
-        self.arbiter.observe(ScheduledBatch(tuple(rows)), None, verdicts)
+        batch = self.schedule(sequences)
+        self.now += self.costs[batch.num_rows]
+        verdicts = [self.verdict(rows) for rows in batch.rows]
+        self.arbiter.observe(batch, None, verdicts)
+        chunks = [(rows.end - rows.start, rows.start) for rows in batch.rows if rows.is_prompt]
+        self.budget.learn(batch.num_rows - sum(count for count, _ in chunks), chunks, self.now - started)
+        return batch
 
-    def run(self, text: Text, speculation: Speculation = Speculation()) -> tuple[float, SpeculationStats]:  # noqa: B008
+    def schedule(self, sequences: list[EngineSequence]) -> ScheduledBatch:
+        rows, first, logits = [], 0, 0
+        counts = rows_of_step(sequences, CHUNK, SLACK, self.budget)
+        for sequence, count in zip(sequences, counts, strict=True):
+            start, end = sequence.num_computed_tokens, sequence.num_computed_tokens + count
+            num_logits = max(end - len(sequence.token_ids) + 1, 0)
+            if count:
+                rows.append(ScheduledRows(sequence, start, end, sequence.draft, first, logits, num_logits))
+            first, logits = first + count, logits + num_logits
+        return ScheduledBatch(tuple(rows))
+
+    def verdict(self, rows: ScheduledRows) -> Verdict | None:
+        """What the text has; the sequence goes on accordingly."""
+        sequence = rows.sequence
+        if not rows.num_logits:
+            sequence.num_computed_tokens = rows.end
+            return None
+        text, position, accepted = self.texts[sequence.request.request_id].whole, len(sequence.token_ids), []
+        for token_id in rows.draft.token_ids:
+            if token_id != text[position + len(accepted)]:
+                break
+            accepted.append(token_id)
+        verdict = Verdict(tuple(accepted), text[position + len(accepted)])
+        sequence.stats.count(len(rows.draft.token_ids), len(accepted), rows.draft.source)
+        sequence.token_ids += verdict.token_ids
+        sequence.num_computed_tokens = len(sequence.token_ids) - 1
+        return verdict
+
+    def serve(
+        self, arrivals: Sequence[tuple[float, Text]], speculation: Speculation = AUTO, width: int = 4
+    ) -> tuple[float, float]:
+        """(milliseconds until all are done, mean of a request); each comes with its prompt, so many milliseconds after
+        the first, and at most `width` run side by side."""
+        started, waiting, spent = self.now, sorted(arrivals, key=lambda arrival: arrival[0]), 0.0
+        running: list[tuple[float, EngineSequence]] = []
+        while waiting or running:
+            while waiting and len(running) < width and (not running or waiting[0][0] <= self.now - started):
+                came, text = waiting.pop(0)
+                self.now = max(self.now, started + came)
+                running.append((started + came, self.start(text, speculation, is_read=False)))
+            self.step([sequence for _, sequence in running])
+            for came, sequence in running:
+                if not sequence.num_remaining_tokens:
+                    self.arbiter.forget(sequence.kv)
+                    spent += self.now - came
+            running = [one for one in running if one[1].num_remaining_tokens]
+        return self.now - started, spent / len(arrivals)
+
+    def run(self, text: Text, speculation: Speculation = AUTO) -> tuple[float, SpeculationStats]:
         """(milliseconds, statistics) of one request alone."""
         sequence, started = self.start(text, speculation), self.now
         while sequence.num_remaining_tokens > 0:

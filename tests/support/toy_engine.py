@@ -239,7 +239,18 @@ def make_request(request_id, prompt_ids, max_new_tokens, *, end_ids=(), text=Non
     )
 
 
-def make_engine(proposer=None, *, max_num_seqs=4, chunk_tokens=64, context_length=1024, num_blocks=None, slack=SLACK):
+def make_engine(
+    proposer=None,
+    *,
+    max_num_seqs=4,
+    chunk_tokens=64,
+    context_length=1024,
+    num_blocks=None,
+    slack=SLACK,
+    max_step_ms=None,
+    row_ms=0.0,
+):
+    """row_ms: what a row takes on the engine's clock."""
     proposer = proposer or ToyProposer()
     model = ToyModel()
     if num_blocks is None:
@@ -247,8 +258,12 @@ def make_engine(proposer=None, *, max_num_seqs=4, chunk_tokens=64, context_lengt
     kv_cache = KVCache(SPECS, num_blocks, slack)
     runner = ModelRunner(model, ToyBackend(), kv_cache, tuple(ToyKV(count) for count in num_blocks))
     proposer.kv_cache = kv_cache
-    scheduler = Scheduler(kv_cache, max_num_seqs, chunk_tokens, drop=proposer.forget)
-    return Engine(runner, scheduler, proposer, Sampler())
+    scheduler = Scheduler(kv_cache, max_num_seqs, chunk_tokens, proposer.forget, max_step_ms)
+
+    def clock():
+        return 1e-3 * row_ms * runner.metrics.num_trunk_rows
+
+    return Engine(runner, scheduler, proposer, Sampler(), clock)
 
 
 def run(engine, max_steps=2000):

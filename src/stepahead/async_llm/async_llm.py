@@ -115,8 +115,8 @@ class AsyncLLM:
         if self.state != "ready":
             raise UnavailableError(f"the server takes no requests now: it is {self.state}")
         waiting = self.waiting
-        free = self.llm.config.max_num_seqs - self.num_running - len(waiting)
-        num_waiting = len(waiting) + num_requests - max(free, 0)
+        free = self.llm.config.max_num_seqs - self.num_running
+        num_waiting = len(waiting) + num_requests - free
         tokens = sum(len(ticket.request.prompt_ids) for ticket in waiting) + num_tokens
         if num_waiting > self.limits.requests or (waiting and tokens > self.limits.tokens):
             self.num_rejected += 1

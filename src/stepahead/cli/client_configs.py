@@ -77,6 +77,7 @@ def _codex(server: _Server) -> str:
         'model_provider = "stepahead"',
         f"model_context_window = {server.context}",
         'web_search = "disabled"',
+        "show_raw_agent_reasoning = true",
         "",
         "[model_providers.stepahead]",
         'name = "stepahead"',

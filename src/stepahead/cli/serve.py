@@ -1,7 +1,6 @@
 """`stepahead serve`: the model behind the HTTP APIs that clients know."""
 
 import asyncio
-import secrets
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -145,6 +144,7 @@ def serve(
         from stepahead.server.config import ServerConfig, read_keys
         from stepahead.server.endpoint import EndpointSettings
         from stepahead.server.service import LLMService
+        from stepahead.server.state_key import kept_key
         from stepahead.server.transport import address, listen
         from stepahead.server.transport import serve as run_server
     except ImportError as error:
@@ -156,7 +156,8 @@ def serve(
         keepalive_seconds=max(keepalive_seconds, 0.1),
         responses_keepalive=responses_keepalive,
         strips_billing_header=not keep_billing_header,
-        state_key=secrets.token_bytes(32),
+        default_temperature=default_temperature,
+        state_key=kept_key(),
     )
     config = ServerConfig(
         host=host,
@@ -170,7 +171,6 @@ def serve(
         max_choices=_positive("--max-choices", max_choices),
         max_body_bytes=_positive("--max-body-mb", max_body_mb) << 20,
         drain_seconds=drain_seconds,
-        default_temperature=default_temperature,
         protects_special=not trust_special,
         endpoints=settings,
     )

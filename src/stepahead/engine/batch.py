@@ -21,6 +21,11 @@ class ScheduledRows:
     logits_start: int  # number of its first row of logits in the batch; meaningless if num_logits is 0
     num_logits: int  # 1 + len(draft.token_ids) when the last committed token is in this step, else 0
 
+    @property
+    def is_prompt(self) -> bool:
+        """Rows that catch up with the prompt are among them, not only those that bring the next tokens."""
+        return self.end - self.start != self.num_logits
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScheduledBatch:

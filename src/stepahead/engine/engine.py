@@ -4,6 +4,9 @@ Owns the order of a step and what an abort does to it. Knows nothing about text,
 `add` and `step`; `abort` alone may be called from anywhere, a signal handler included.
 """
 
+import time
+from collections.abc import Callable
+
 from stepahead.engine.request import Request, RequestOutput, Sequence
 from stepahead.engine.runner import ModelRunner, StepInterrupted
 from stepahead.engine.sampler import Sampler
@@ -16,13 +19,21 @@ from stepahead.speculative.verify import verify
 class Engine:
     """Runs requests to their end, several at once, each with the bits it would have alone."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, proposer: Proposer, sampler: Sampler) -> None:
-        """`scheduler` works on the runner's KV cache and tells the proposer what it drops."""
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        proposer: Proposer,
+        sampler: Sampler,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`scheduler` works on the runner's KV cache and tells the proposer what it drops; clock: seconds."""
         self.runner = runner
         self.scheduler = scheduler
         self.proposer = proposer
         self.sampler = sampler
         self.metrics = runner.metrics
+        self._clock = clock
         self._unfinished: dict[int, Sequence] = {}  # until its last output is returned
         self._outputs: list[RequestOutput] = []  # not yet returned
         runner.checkpoint = self._checkpoint
@@ -69,7 +80,7 @@ class Engine:
 
     # --8<-- [start:pass]
     def _pass(self) -> None:
-        timed = self.metrics.timed
+        timed, started = self.metrics.timed, self._clock()
         with timed("propose"):
             self.proposer.propose(self.scheduler.running)
         batch = self.scheduler.schedule()
@@ -88,6 +99,7 @@ class Engine:
             finally:
                 # Parked after the proposer has seen the last rows: its state goes with the KV to the next turn.
                 self.scheduler.retire()
+        self.scheduler.learn(batch, 1e3 * (self._clock() - started))
 
     # --8<-- [end:pass]
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
+from stepahead.engine.chunk_budget import ChunkBudget
 from stepahead.engine.commit import commit_abort, commit_verdict
 from stepahead.engine.kv_cache import Drop, KVCache, blocks_needed
 from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.request import NO_DRAFT, Draft, FinishReason, Request, RequestOutput, Sequence, Verdict
+from stepahead.engine.row_shares import rows_of_step
 from stepahead.errors import CapacityError, RequestError
 
 Admit = Callable[[Sequence], None]
@@ -34,8 +36,11 @@ class Scheduler:
         max_num_seqs: int,
         chunk_tokens: int,
         drop: Drop = _ignore,
+        max_step_ms: float | None = None,
     ) -> None:
-        assert 1 <= max_num_seqs <= chunk_tokens, "every running sequence runs at least one row a step"
+        """max_step_ms: what a step may take while somebody decodes, as far as prompts can help it; None: no limit."""
+        assert 1 <= max_num_seqs <= chunk_tokens, "every running sequence may want a row of the same step"
+        self.chunk_budget = ChunkBudget(max_step_ms)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.on_admit: Admit = _ignore  # the engine sets its own
@@ -68,7 +73,10 @@ class Scheduler:
         self._admit_waiting()
         batch: list[ScheduledRows] = []
         first_row = logits_start = 0
-        for sequence, num_rows in zip(self.running, self._share_rows(), strict=True):
+        counts = rows_of_step(self.running, self._chunk_tokens, self._kv_cache.slack, self.chunk_budget)
+        for sequence, num_rows in zip(self.running, counts, strict=True):
+            if num_rows == 0:
+                continue  # a prompt that waits for others
             del sequence.logprobs[sequence.num_output_tokens :]  # of a step that failed in verify
             rows = _scheduled_rows(sequence, num_rows, first_row, logits_start)
             for group in self._trunk_groups:
@@ -93,6 +101,11 @@ class Scheduler:
             self._kv_cache.advance(sequence.kv, rows.end, num_tokens)
             sequence.num_computed_tokens = num_tokens
         return outputs
+
+    def learn(self, batch: ScheduledBatch, milliseconds: float) -> None:
+        """The step of this batch took so long: the next one's prompts are cut accordingly."""
+        chunks = [(rows.end - rows.start, rows.start) for rows in batch.rows if rows.is_prompt]
+        self.chunk_budget.learn(batch.num_rows - sum(count for count, _ in chunks), chunks, milliseconds)
 
     def retire(self) -> None:
         """Take finished sequences out and park their KV for the next turn; after the proposer has observed the step."""
@@ -165,31 +178,6 @@ class Scheduler:
     def _blocks_needed(self, num_tokens: int) -> tuple[int, ...]:
         slack = self._kv_cache.slack
         return tuple(blocks_needed(spec, num_tokens, self._chunk_tokens, slack) for spec in self._kv_cache.specs)
-
-    def _share_rows(self) -> list[int]:
-        """Rows of each running sequence this step: one each, then drafts, then prompts by equal shares.
-
-        Shares are filled from the shortest prompt on, so that a short prompt never waits behind a long one.
-        """
-        counts = [1] * len(self.running)
-        left = self._chunk_tokens - len(self.running)
-        prompts: list[tuple[int, int]] = []  # rows still to run beyond the first, index
-        for index, sequence in enumerate(self.running):
-            if sequence.is_decoding:
-                extra = min(self._draft_len(sequence), left)
-                counts[index] += extra
-                left -= extra
-            else:
-                prompts.append((len(sequence.token_ids) - sequence.num_computed_tokens - 1, index))
-        for nth, (num_wanted, index) in enumerate(sorted(prompts)):
-            extra = min(num_wanted, left // (len(prompts) - nth))
-            counts[index] += extra
-            left -= extra
-        return counts
-
-    def _draft_len(self, sequence: Sequence) -> int:
-        """Draft tokens worth a row: never past the tokens still wanted, nor past what a rollback can undo."""
-        return min(len(sequence.draft.token_ids), sequence.num_remaining_tokens - 1, self._kv_cache.slack - 1)
 
     def _drop(self, sequence: Sequence) -> None:
         self._on_drop(sequence.kv)

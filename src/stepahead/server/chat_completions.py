@@ -26,7 +26,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
         openapi_extra=body_schema(CHAT_FIELDS, ("messages",)),
     )
     async def chat_completions(request: Request) -> Response:
-        asked = read_chat(await read_object(request), settings, service.config.default_temperature)
+        asked = read_chat(await read_object(request), settings)
         turn = await service.prepare(asked.turn)
         headers = ignored((*asked.warnings, *turn.warnings))
         if asked.is_stream:
@@ -34,7 +34,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
                 _frames(service, settings, asked, turn),
                 keepalive_seconds=settings.keepalive_seconds,
                 headers=headers,
-                stall_seconds=service.config.stall_seconds,
+                stall_seconds=settings.stall_seconds,
             )
         content = await while_connected(request, _whole(service, settings, asked, turn))
         return Response(content, headers=headers, media_type="application/json")

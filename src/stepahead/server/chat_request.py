@@ -93,7 +93,7 @@ class ChatRequest:
     warnings: tuple[str, ...]
 
 
-def read_chat(body: Mapping[str, Any], settings: EndpointSettings, default_temperature: float) -> ChatRequest:
+def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatRequest:
     """Raises ApiError for whatever is wrong with it."""
     warnings = CHAT_FIELDS.check(body, settings.unknown_fields)
     fields = Fields(body)
@@ -111,7 +111,7 @@ def read_chat(body: Mapping[str, Any], settings: EndpointSettings, default_tempe
         tool_choice=choice,
         output_format=read_format(fields),
         params=read_params(
-            fields, max_tokens, default_temperature, (logprobs or 0) if fields.boolean("logprobs") else None
+            fields, max_tokens, settings.default_temperature, (logprobs or 0) if fields.boolean("logprobs") else None
         ),
         speculation=read_speculation(fields),
         template_args=_template_args(fields),

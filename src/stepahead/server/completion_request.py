@@ -69,9 +69,7 @@ class CompletionRequest:
         return len(self.prompts) * self.turn.num_choices
 
 
-def read_completion(
-    body: Mapping[str, Any], settings: EndpointSettings, default_temperature: float
-) -> CompletionRequest:
+def read_completion(body: Mapping[str, Any], settings: EndpointSettings) -> CompletionRequest:
     """Raises ApiError for whatever is wrong with it."""
     warnings = COMPLETION_FIELDS.check(body, settings.unknown_fields)
     fields = Fields(body)
@@ -87,7 +85,7 @@ def read_completion(
     turn = TurnRequest(
         messages=(),
         output_format=read_format(fields),
-        params=read_params(fields, max_tokens, default_temperature, logprobs),
+        params=read_params(fields, max_tokens, settings.default_temperature, logprobs),
         speculation=read_speculation(fields),
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
     )

@@ -38,7 +38,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
         openapi_extra=body_schema(COMPLETION_FIELDS, ("prompt",)),
     )
     async def completions(request: Request) -> Response:
-        asked = read_completion(await read_object(request), settings, service.config.default_temperature)
+        asked = read_completion(await read_object(request), settings)
         turn = await service.prepare_texts(asked.prompts, asked.turn)
         echo = await service.in_worker(lambda: _echo(service, asked))
         headers = ignored(asked.warnings)
@@ -47,7 +47,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
                 _frames(service, asked, turn, echo),
                 keepalive_seconds=settings.keepalive_seconds,
                 headers=headers,
-                stall_seconds=service.config.stall_seconds,
+                stall_seconds=settings.stall_seconds,
             )
         content = await while_connected(request, _whole(service, asked, turn, echo))
         return Response(content, headers=headers, media_type="application/json")

@@ -48,9 +48,7 @@ class ServerConfig:
     header_seconds: float = 10.0
     keep_alive_seconds: float = 65.0  # agents keep pools
     max_connections: int = 512
-    stall_seconds: float = 60.0
     drain_seconds: float = 30.0
-    default_temperature: float = 1.0  # of OpenAI's API
     protects_special: bool = True  # text of messages cannot become control tokens
     endpoints: EndpointSettings = field(default_factory=lambda: EndpointSettings(state_key=secrets.token_bytes(32)))
 

@@ -13,7 +13,9 @@ class EndpointSettings:
 
     unknown_fields: Literal["refuse", "warn"] = "refuse"
     reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
+    default_temperature: float = 1.0  # of both vendors' APIs
     keepalive_seconds: float = 10.0
+    stall_seconds: float = 60.0  # of a client that does not read
     responses_keepalive: Literal["keepalive", "comment", "off"] = "keepalive"
     strips_billing_header: bool = True
     state_key: bytes = b""  # signs reasoning that clients send back: server/reasoning_state.py

@@ -93,6 +93,8 @@ def error_headers(error: ApiError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.kind == "authentication":
         headers["www-authenticate"] = "Bearer"
+    if error.kind in ("timeout", "too_large"):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     return headers
 
 

@@ -5,15 +5,15 @@ queue. Owns what a request becomes; knows no wire format.
 """
 
 import asyncio
-import importlib
 import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stepahead.async_llm import AsyncLLM, PromptProgress, QueueFullError, UnavailableError
 from stepahead.engine.params import MAX_SEED, Grammar
@@ -30,6 +30,10 @@ from stepahead.turns.history import normalised_turn
 from stepahead.turns.turn_format import TurnFormat, detect_format
 from stepahead.turns.turn_request import TurnRequest
 from stepahead.turns.turn_text import TurnText
+
+if TYPE_CHECKING:
+    from stepahead.grammar import GrammarFactory
+    from stepahead.grammar.state import GrammarState
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +72,19 @@ class LLMService:
         return detect_format(self.renderer.template, self._loaded().tokenizer)
 
     @cached_property
-    def grammars(self) -> Any:
-        """A GrammarFactory. Raises ApiError where its library is missing."""
+    def grammars(self) -> "GrammarFactory":
+        """Raises ApiError where its library is missing."""
         try:
-            factory = importlib.import_module("stepahead.grammar.factory")
+            from stepahead.grammar import GrammarFactory  # noqa: PLC0415 (an optional library)
         except ImportError:
             raise ApiError("invalid_request", "this server has no llguidance, which structured output needs") from None
         llm = self._loaded()
-        return factory.GrammarFactory(llm.tokenizer, llm.model.vocab_size)
+        return GrammarFactory(llm.tokenizer, llm.model.vocab_size)
 
     async def warm_up(self) -> None:
         """Make what the first request would wait for."""
         await self.llm.ready()
-        await self.in_worker(lambda: self.turn_format)
+        await self.in_worker(self._warm_up)
 
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -138,6 +142,11 @@ class LLMService:
             delivery.abort()
 
     # --- beside the event loop ---
+    def _warm_up(self) -> None:
+        self.turn_format  # noqa: B018
+        with suppress(ApiError):
+            self.grammars.prepare()
+
     async def in_worker(self, work: Callable[[], Result]) -> Result:
         """Its result; errors of the caller's become ApiError."""
         try:
@@ -170,10 +179,11 @@ class LLMService:
                 make_call_id=lambda: f"call_{secrets.token_hex(_CALL_ID_BYTES)}",
             )
 
+        warnings = tuple(name for name in request.template_args if name not in self.renderer.arguments)
         grammar = self._grammar(request, is_reasoning)
+        warnings += () if grammar is None else grammar.warnings
         prepared = self._choices([list(rendered.ids)], request, grammar, make_text)
-        unread = [name for name in request.template_args if name not in self.renderer.arguments]
-        return PreparedTurn(request, rendered.ids, self._model_id, tuple(unread), prepared)
+        return PreparedTurn(request, rendered.ids, self._model_id, warnings, prepared)
 
     def _prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest) -> PreparedTurn:
         llm = self.llm.llm
@@ -212,28 +222,13 @@ class LLMService:
                 prepared.append((self.llm.requests.build(prompt, own, request.speculation, choice.stream), choice))
         return prepared
 
-    def _grammar(self, request: TurnRequest, is_reasoning: bool) -> Grammar | None:
-        has_tools = bool(request.tools) and request.tool_choice.mode != "none"
-        if request.output_format is not None:
-            if has_tools:
-                raise ApiError(
-                    "invalid_request",
-                    "an output format cannot be combined with tools that may be called: leave one out, or set "
-                    'tool_choice to "none"',
-                    "tool_choice",
-                    "unsupported_value",
-                )
-            close = self.turn_format.think_close
-            end = (close.text if close.token_id is None else close.token_id) if is_reasoning else None
-            grammar: Grammar = self.grammars.for_output(
-                request.output_format, end, self.turn_format.newlines_after_reasoning
-            )
-            return grammar
-        needs = request.tool_choice.mode in ("required", "named") or any(tool.is_strict for tool in request.tools)
-        if not has_tools or not needs:
+    def _grammar(self, request: TurnRequest, is_reasoning: bool) -> "GrammarState | None":
+        choice = request.tool_choice
+        is_called = bool(request.tools) and choice.mode != "none"
+        needs_calls = choice.mode in ("required", "named") or any(tool.is_strict for tool in request.tools)
+        if request.output_format is None and not (is_called and needs_calls):
             return None
-        found: Grammar | None = self.grammars.for_tools(request.tools, request.tool_choice, self.turn_format)
-        return found
+        return self.grammars.for_tools(request.tools, choice, self.turn_format, is_reasoning, request.output_format)
 
     # --- checks ---
     def _loaded(self) -> LLM:
@@ -279,6 +274,8 @@ def overflow(num_tokens: int, limit: int) -> ApiError:
 
 
 def _param(error: Exception) -> str | None:
-    """The setting that an error of ours begins with, as in `top_p=2 is out of range`."""
+    """The setting that an error of ours begins with, as in `top_p=2 is out of range`, or the place in a schema."""
+    if (places := getattr(error, "places", ())) and places[0]:
+        return str(places[0])[:200]
     name, equals, _ = str(error).partition("=")
     return name if equals and name.isidentifier() else None

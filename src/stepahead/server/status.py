@@ -30,8 +30,9 @@ def router(service: LLMService) -> APIRouter:
         length = service.context_length
         llm = service.llm.llm
         draft = llm.model.draft
+        temperature = service.config.endpoints.default_temperature
         return {
-            "default_generation_settings": {"n_ctx": length, "temperature": service.config.default_temperature},
+            "default_generation_settings": {"n_ctx": length, "temperature": temperature},
             "total_slots": llm.config.max_num_seqs,
             "model_path": Path(llm.info.path).name,
             "model_alias": service.model_id,

@@ -66,7 +66,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
         openapi_extra=body_schema(CHAT_FIELDS, ("messages",)),
     )
     async def apply_template(request: Request) -> dict[str, Any]:
-        asked = read_chat(await read_object(request), settings, 0.0)
+        asked = read_chat(await read_object(request), settings)
         rendered = await service.render(asked.turn)
         # The text alone cannot show which of two equal spellings is a control token.
         segments = [{"text": text, "token": token_id} for text, token_id in rendered.segments]
@@ -77,7 +77,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
 
 async def _conversation_ids(service: LLMService, settings: EndpointSettings, body: dict[str, Any]) -> list[int]:
     asked = {name: value for name, value in body.items() if name in CHAT_FIELDS.honoured}
-    rendered = await service.render(read_chat(asked, settings, 0.0).turn)
+    rendered = await service.render(read_chat(asked, settings).turn)
     return list(rendered.ids)
 
 

@@ -56,6 +56,7 @@ async def serve(service: LLMService, app: ASGIApp, listener: socket.socket, on_r
     except* Exception as group:
         raise group.exceptions[0] from None
     finally:
+        listener.close()
         service.close()
         await service.llm.close()
 

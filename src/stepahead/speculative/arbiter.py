@@ -27,8 +27,9 @@ from stepahead.speculative.forced import forced_ids
 from stepahead.speculative.head_passes import DraftJob
 from stepahead.speculative.learner import Learner
 from stepahead.speculative.mtp import MtpProposer
-from stepahead.speculative.policy import NO_PLAN, best_length, plan_chain, share_rows
-from stepahead.speculative.prices import ClassPrices, chain_prices
+from stepahead.speculative.planning import plan_together
+from stepahead.speculative.policy import best_length, share_rows
+from stepahead.speculative.prices import ClassPrices
 from stepahead.speculative.step_report import report
 from stepahead.speculative.track import DOUBTFUL_INTERVAL, Track
 
@@ -77,7 +78,9 @@ class Arbiter:
         self._learner = Learner(mtp.max_depth if mtp is not None else 0, measure)
         self._num_steps = 0
         self._num_idle = 0  # steps without a draft
-        self._naps = self._naps_left = 0  # steps that are not looked at, since the last one that was
+        self._naps = self._naps_left = 0  # steps not looked at, since the last one that was
+        self._num_prompt_rows = MAX_CATCH_UP  # of the last step, if it had any: the next one has as many at most
+        self._num_drafting = 1  # sequences whose heads share passes
         self._round = Round()
         if mtp is not None:
             mtp.on_pass(self._hear_pass)
@@ -104,35 +107,35 @@ class Arbiter:
         """Set the draft of every sequence; heads run, or catch up, as far as that is expected to pay."""
         if self._naps_left > 0 and self.on_step is None:
             self._naps_left -= 1
+            self._round.proposed = self._clock()  # a prompt may be admitted yet, and wake us up
             for sequence in sequences:
                 sequence.draft = NO_DRAFT
             return
+        before = self._round
         this = self._round = Round(started=self._clock())
-        heads: list[Sequence] = []  # of fixed depth
-        copies: list[Sequence] = []
-        bids: list[Bid] = []
+        heads, copies = list[Sequence](), list[Sequence]()  # of fixed depth
+        priced: list[tuple[Sequence, int]] = []
         for sequence in sequences:
             sequence.draft = NO_DRAFT
-            this.num_sequences += 1
-            this.num_rows += 1
             if not sequence.is_decoding:
-                this.num_rows += min(len(sequence.token_ids) - sequence.num_computed_tokens, MAX_CATCH_UP) - 1
+                this.num_prompt_rows += len(sequence.token_ids) - sequence.num_computed_tokens
                 if sequence.request.depth > 0 and sequence.request.speculation.mode != "mtp":
                     self.copies.continuation(sequence, 0)  # beside the prompt, the index is not in a token's way
                 continue
+            this.num_sequences += 1
             limit = min(sequence.request.depth, sequence.num_remaining_tokens - 1)
             if limit <= 0 or sequence.is_aborted:
                 continue
             if sequence.request.is_priced and self._learner.prices is not None:
-                bid = self._bid(sequence, limit)
-                if bid is not None:
-                    bids.append(bid)
+                priced.append((sequence, limit))
             elif sequence.request.speculation.mode == "copy":
                 copies.append(sequence)
             else:
                 heads.append(sequence)
+        this.size_up(self._num_prompt_rows, before)
         if heads or copies:
             self._propose_fixed(heads, copies)
+        bids = self._bids(priced)
         if bids:
             self._propose_priced(bids)
         has_drafted = this.pass_seconds or this.catch_up_seconds or any(bid.sequence.draft.token_ids for bid in bids)
@@ -140,13 +143,19 @@ class Arbiter:
         this.proposed = self._clock()
 
     def _rest(self, is_idle: bool) -> None:
-        """Where nothing was worth a draft for a while, look away for a few steps, if a step is so short that looking
-        costs a percent of it."""
+        """Where nothing was worth a draft for a while, look away for a few steps, if they are short."""
         self._num_idle = self._num_idle + 1 if is_idle else 0
         self._naps = self._naps_left = 0
         if self._num_idle >= IDLE_STEPS and self._learner.prices is not None:
             plain = self._learner.prices.of(self._round.num_sequences).cost(self._round.num_sequences)
             self._naps = self._naps_left = min(MAX_NAPS, int(SHORT_MS / plain))
+
+    def _bids(self, priced: list[tuple[Sequence, int]]) -> list[Bid]:
+        tracks = [self._learner.track(sequence) for sequence, _ in priced]
+        if self._round.is_new or any(track.until_plan <= 1 for track in tracks):
+            for track in tracks:
+                track.until_plan = 1  # plans are made for all together
+        return [bid for sequence, limit in priced if (bid := self._bid(sequence, limit)) is not None]
 
     def _bid(self, sequence: Sequence, limit: int) -> Bid | None:
         """None, quickly, where nothing is to be copied and heads are known not to pay: most steps of a text that
@@ -174,6 +183,8 @@ class Arbiter:
         assert self._learner.prices is not None
         prices = this.prices = self._learner.prices.of(this.num_sequences)
         this.rate = prices.rate
+        if self._mtp is not None:
+            self._plan([bid for bid in bids if bid.sequence.request.speculation.mode != "copy"], prices)
         jobs: dict[DraftJob, Bid] = {}
         for bid in bids:
             self._choose_source(bid, prices)
@@ -214,9 +225,6 @@ class Arbiter:
     def _offer_heads(self, bid: Bid, prices: ClassPrices, gain: float) -> float:
         """Take the heads if they are worth more than `gain`; or let one draft in the shadow, if it is time."""
         track = bid.track
-        track.until_plan -= 1
-        if track.until_plan <= 0:
-            self._plan(bid, prices)
         if track.plan.value > gain:
             bid.source, bid.token_ids, bid.chain = "mtp", (), []
             return track.plan.value
@@ -233,23 +241,20 @@ class Arbiter:
             return 1
         if first.num_seen < ENOUGH and first.mean > HOPELESS:
             return DOUBTFUL_INTERVAL
-        return max(track.interval, self._learner.rest_steps(prices))
+        return max(track.interval, self._learner.rest_steps(prices, self._round.num_sequences))
 
-    def _plan(self, bid: Bid, prices: ClassPrices) -> None:
+    def _plan(self, bids: Seq[Bid], prices: ClassPrices) -> None:
+        """Make plans for all whose heads may draft, if it is time for one of them."""
         assert self._mtp is not None
-        this, track = self._round, bid.track
-        if self._learner.acceptance.heads[0].num_seen < HEADS_ENOUGH:
-            track.plan, track.until_plan = NO_PLAN, 1
+        for bid in bids:
+            bid.track.until_plan -= 1
+        if all(bid.track.until_plan > 0 for bid in bids):
             return
-        depth = min(bid.sequence.request.depth, self._mtp.max_depth)
-        drafting, verifying = chain_prices(prices, self._learner.heads, this.num_rows, this.num_sequences, depth)
-        track.may_pay = any(draft + row < 1.0 for draft, row in zip(drafting, verifying, strict=True))
-        if track.heads[0].mean * depth <= drafting[0]:
-            track.planned(NO_PLAN)  # not even if all that follows were right and free
-            return
-        rates = self._learner.acceptance.chain_rates(track, depth)
-        weights = [recent.weights for recent in track.heads[:depth]]
-        track.planned(plan_chain(rates, weights, drafting, verifying))
+        this = self._round
+        candidates = [(bid.track, min(bid.sequence.request.depth, self._mtp.max_depth)) for bid in bids]
+        self._num_drafting = plan_together(
+            candidates, self._learner.acceptance, prices, self._learner.heads, this.num_rows, this.num_sequences
+        )
 
     def _offer_copy(self, bid: Bid, prices: ClassPrices, gain: float, may_ask: bool = True) -> None:
         """Take the copy if it is worth more than `gain`, as it is or if the first head has its first token too."""
@@ -272,7 +277,7 @@ class Arbiter:
         acceptance, track = self._learner.acceptance, bid.track
         if track.plan.depth == 0 or acceptance.agrees.num_seen < ENOUGH:
             return 0.0
-        asking = self._round.rate * self._learner.heads(0) / self._round.num_sequences
+        asking = self._round.rate * self._learner.heads(0) / self._num_drafting
         agrees = acceptance.agrees.rates[0]
         chain = acceptance.copy_chain(track, match.length, len(match.token_ids), acceptance.copy_if_agreed)
         return agrees * self._gain(chain, prices) + (1.0 - agrees) * (track.plan.value + asking) - asking
@@ -377,6 +382,7 @@ class Arbiter:
         if self._naps_left < self._naps and self.on_step is None:
             return
         now, growth = self._clock(), self._runner.expert_growth
+        self._num_prompt_rows = sum(rows.end - rows.start for rows in batch.rows if rows.is_prompt) or MAX_CATCH_UP
         self.copies.observe(batch, hidden, verdicts)
         self._learner.learn(self._round, batch, verdicts, now, growth)
         if self.on_step is not None:

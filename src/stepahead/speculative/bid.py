@@ -32,8 +32,10 @@ class Round:
 
     started: float = 0.0
     proposed: float = 0.0
-    num_sequences: int = 0
-    num_rows: int = 0  # that the pass has anyway
+    num_sequences: int = 0  # that decode
+    num_prompt_rows: int = 0
+    num_rows: int = 0  # that the pass has anyway, those of prompts included
+    is_new: bool = False  # others decode beside it than in the step before, or other prompts run: plans are made anew
     prices: ClassPrices | None = None  # None: nothing is priced
     rate: float = 0.0
     pass_seconds: list[float] = field(default_factory=list)
@@ -42,3 +44,13 @@ class Round:
     num_catch_up_rows: int = 0
     catch_up_seconds: float = 0.0
     bids: dict[int, Bid] = field(default_factory=dict)  # by request_id, where somebody wants to know
+
+    def size_up(self, most_prompt_rows: int, before: "Round") -> None:
+        """All sequences are counted: say what the pass has anyway, and whether that is about what it was before."""
+        self.num_prompt_rows = min(self.num_prompt_rows, most_prompt_rows)
+        self.num_rows = self.num_sequences + self.num_prompt_rows
+        self.is_new = self._situation != before._situation
+
+    @property
+    def _situation(self) -> tuple[int, int]:
+        return self.num_sequences, self.num_prompt_rows.bit_length()

@@ -10,8 +10,10 @@ Knows rows, heads and milliseconds; not drafts, nor what they are worth.
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from stepahead.speculative.long_passes import LongPasses
+
 MAX_ROWS = 32
-"""Rows with a correction of their own; beyond, costs grow as they did last."""
+"""Rows with a correction of their own; beyond, costs grow as they did last, or less where longer passes were seen."""
 
 _LEVEL_GAIN = 1.0 / 16.0  # of one pass, in the level
 _SHAPE_GAIN = 1.0 / 64.0  # of one pass, in the correction for its number of rows
@@ -46,6 +48,7 @@ class PassCost:
     __slots__ = (
         "_growth",
         "_level",
+        "_longer",
         "_num_learnt",
         "_seed_experts",
         "_seed_ms",
@@ -54,7 +57,9 @@ class PassCost:
         "ms_per_expert",
     )
 
-    def __init__(self, seed: CostSeed) -> None:
+    def __init__(self, seed: CostSeed, longer: LongPasses | None = None) -> None:
+        """longer: of the same model, shared by all numbers of sequences."""
+        self._longer = longer or LongPasses(MAX_ROWS)
         self._seed_ms = interpolate(seed.rows, seed.pass_ms, MAX_ROWS)
         self._seed_experts = interpolate(seed.rows, seed.num_experts, MAX_ROWS)
         self.ms_per_expert = seed.ms_per_expert
@@ -69,8 +74,12 @@ class PassCost:
         """Predicted milliseconds. Never falls as rows are added."""
         if num_rows <= MAX_ROWS:
             return self._table[num_rows] * self._level
-        slope = self._table[MAX_ROWS] - self._table[MAX_ROWS - 1]
-        return (self._table[MAX_ROWS] + (num_rows - MAX_ROWS) * slope) * self._level
+        extra, seen = self._extra(num_rows), self._longer.extra(num_rows)
+        return self._table[MAX_ROWS] * self._level + (extra if seen is None else min(extra, seen))
+
+    def _extra(self, num_rows: int) -> float:
+        """Of a long pass, to one of MAX_ROWS, if each row cost what the last one did."""
+        return (num_rows - MAX_ROWS) * (self._table[MAX_ROWS] - self._table[MAX_ROWS - 1]) * self._level
 
     def learn(self, num_rows: int, milliseconds: float, growth: Seq[int] = ()) -> None:
         """A pass of num_rows took so long; growth[j]: distinct experts of its first j + 1 rows, () if not counted."""
@@ -84,6 +93,12 @@ class PassCost:
         self._num_learnt += 1
         if self._num_learnt % _TABLE_STEPS == 0:
             self._tabulate()
+
+    def learn_long(self, num_rows: int, milliseconds: float) -> None:
+        """A pass with rows of prompts took so long: nothing is learnt of short ones."""
+        if num_rows > MAX_ROWS:
+            extra = milliseconds - self._table[MAX_ROWS] * self._level
+            self._longer.learn(num_rows, min(extra, self._extra(num_rows)))
 
     def learn_growth(self, growth: Seq[int]) -> None:
         """Distinct experts of the first j + 1 rows of a text: of a pass, or of a prompt."""

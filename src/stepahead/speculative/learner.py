@@ -49,7 +49,7 @@ class Learner:
         track = self._tracks[sequence.kv.kv_id] = self.acceptance.new_track()
         if self.acceptance.heads and self.prices is not None:
             is_unknown = self.acceptance.heads[0].num_seen < HEADS_ENOUGH
-            track.until_shadow = 1 if is_unknown else max(track.interval, self.rest_steps(self.prices.of(1)) // 2)
+            track.until_shadow = 1 if is_unknown else max(track.interval, self.rest_steps(self.prices.of(1), 1) // 2)
 
     def forget(self, kv: SequenceKV) -> None:
         self._tracks.pop(kv.kv_id, None)
@@ -57,9 +57,9 @@ class Learner:
     def track(self, sequence: Sequence) -> Track:
         return self._tracks[sequence.kv.kv_id]
 
-    def rest_steps(self, prices: ClassPrices) -> int:
-        """Steps in which a draft that nobody asked for is a small enough share of the time."""
-        return int(self.heads.shadow_ms / (SHADOW_SHARE * prices.cost(1)))
+    def rest_steps(self, prices: ClassPrices, num_sequences: int) -> int:
+        """Steps in which a draft that nobody asked for, of each sequence, is a small enough share of the time."""
+        return int(self.heads.shadow_ms * num_sequences / (SHADOW_SHARE * prices.cost(num_sequences)))
 
     # --- before the step ---
     def guess_heads(self, sequence: Sequence, token_ids: tuple[int, ...], margins: Seq[float], is_shadow: bool) -> None:
@@ -114,7 +114,8 @@ class Learner:
         if num_rows != sum(rows.num_logits for rows in batch.rows):
             if is_alone and batch.rows[0].start == 0:
                 self.prices.learn_growth(growth)
-            return  # a step with prompt rows prices nothing
+            self.prices.learn_mixed(this.num_sequences, num_rows, 1e3 * (now - this.proposed))
+            return
         prices = this.prices or self.prices.of(len(batch.rows))
         prices.cost.learn(num_rows, 1e3 * (now - this.proposed), growth if is_alone else ())
         if all(rows.draft.source in ("", "mtp") for rows in batch.rows):

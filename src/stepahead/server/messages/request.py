@@ -4,22 +4,23 @@ Fields, block types and betas are open lists in this API, so unknown ones pass, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stepahead.server.agent_fields import (
-    EXTRA_SAMPLING,
+    MORE_SAMPLING,
     NO_PARAMETERS,
     effort_args,
     inner,
     objects,
-    read_sampling,
     required,
     tool_name,
     unsupported,
 )
+from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable
 from stepahead.server.messages.blocks import Blocks
+from stepahead.server.sampling_fields import MAX_STOP_CHARS, MAX_STOPS, read_params, read_speculation
 from stepahead.turns.output_format import JsonSchema, OutputFormat
 from stepahead.turns.tool import Tool, ToolChoice
 from stepahead.turns.turn_request import TurnRequest
@@ -35,13 +36,11 @@ FIELDS = FieldTable(
         "stop_sequences": "in text, neither in thinking nor in calls",
         "stream": "true for server-sent events",
         "system": "text; a block that is only Claude Code's billing line is left out",
-        "temperature": "0 to 2; 1 if absent",
         "thinking": "a model that always thinks does so; absent or disabled: its thinking is not shown. "
         "display omitted: signatures alone; budget_tokens has no effect",
         "tool_choice": "auto, any, tool, none; disable_parallel_tool_use",
         "tools": "with an input_schema; Anthropic's own are left out, and named in the header x-stepahead-ignored",
-        "top_p": "above 0, up to 1",
-        **EXTRA_SAMPLING,
+        **MORE_SAMPLING,
     },
     hints=dict.fromkeys(
         (
@@ -65,7 +64,7 @@ class MessagesRequest:
 def read_request(
     body: Mapping[str, Any],
     unseal: Callable[[object], str | None],
-    strips_billing_header: bool = True,
+    settings: EndpointSettings,
     is_only_counted: bool = False,
 ) -> MessagesRequest:
     """Raises ApiError for what is wrong, and for what cannot be done and would change the result."""
@@ -75,15 +74,17 @@ def read_request(
     if max_tokens is None and not is_only_counted:
         raise request.wrong("max_tokens", "is required")
     blocks = Blocks(unseal, ignored)
-    blocks.read_system(request, strips_billing_header)
+    blocks.read_system(request, settings.strips_billing_header)
     blocks.read_messages(request)
     tools = _tools(request, ignored)
+    params = read_params(request, max_tokens, settings.default_temperature, None)
     turn = TurnRequest(
         messages=blocks.conversation.messages(),
         tools=tools,
         tool_choice=_choice(request, tools),
         output_format=_format(request),
-        params=read_sampling(request, max_tokens, request.strings("stop_sequences", 100, 1000)),
+        params=replace(params, stop=request.strings("stop_sequences", MAX_STOPS, MAX_STOP_CHARS)),
+        speculation=read_speculation(request),
         template_args=effort_args(inner(request, "output_config")),
     )
     return MessagesRequest(turn, request.boolean("stream"), _thinking(request), tuple(ignored))

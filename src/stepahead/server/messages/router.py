@@ -6,11 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from stepahead.server.agent_fields import notices
+from stepahead.server.agent_fields import notice
 from stepahead.server.body import read_object
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.messages.events import MessageEvents
-from stepahead.server.messages.request import MessagesRequest, read_request
+from stepahead.server.messages.request import FIELDS, MessagesRequest, read_request
+from stepahead.server.openapi import body_schema
 from stepahead.server.reasoning_state import seal, unseal
 from stepahead.server.sse import EventStream, while_connected
 from stepahead.server.turn_frames import streamed, whole
@@ -23,8 +24,16 @@ def router(service: TurnService, settings: EndpointSettings) -> APIRouter:
     """Messages, and the count of their tokens."""
     routes = APIRouter(tags=["messages"])
     endpoint = _Messages(service, settings)
-    routes.post("/v1/messages")(endpoint.create)
-    routes.post("/v1/messages/count_tokens")(endpoint.count)
+    routes.post(
+        "/v1/messages",
+        summary="Continue a conversation, as Anthropic's Messages; Claude Code asks here",
+        openapi_extra=body_schema(FIELDS, ("max_tokens", "messages")),
+    )(endpoint.create)
+    routes.post(
+        "/v1/messages/count_tokens",
+        summary="Tokens of such a prompt",
+        openapi_extra=body_schema(FIELDS, ("messages",)),
+    )(endpoint.count)
     return routes
 
 
@@ -38,10 +47,11 @@ class _Messages:
         asked = self._read(await read_object(request), False)
         turn = await self._service.prepare(asked.turn)
         events = MessageEvents(turn.model, self._seal, asked.thinking)
-        told = notices(asked.ignored, turn.warnings)
+        told = notice((*asked.ignored, *turn.warnings))
         if asked.is_streamed:
             frames = streamed(self._service, turn, events)
-            return EventStream(frames, events.ping, self._settings.keepalive_seconds, told)
+            settings = self._settings
+            return EventStream(frames, events.ping, settings.keepalive_seconds, told, settings.stall_seconds)
         return JSONResponse(await while_connected(request, whole(self._service, turn, events)), headers=told)
 
     async def count(self, request: Request) -> Response:
@@ -50,9 +60,9 @@ class _Messages:
         return JSONResponse({"input_tokens": await self._service.count(asked.turn)})
 
     def _read(self, body: dict[str, Any], is_only_counted: bool) -> MessagesRequest:
-        asked = read_request(body, self._unseal, self._settings.strips_billing_header, is_only_counted)
+        asked = read_request(body, self._unseal, self._settings, is_only_counted)
         if asked.ignored:
-            log.info("left out of a request: %s", notices(asked.ignored, ()))
+            log.info("left out of a request: %s", notice(asked.ignored))
         return asked
 
     def _seal(self, text: str) -> str:

@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stepahead.engine.params import SamplingParams
 from stepahead.server.agent_fields import (
-    EXTRA_SAMPLING,
     MAX_ITEMS,
+    MORE_SAMPLING,
     effort_args,
     inner,
     objects,
-    read_sampling,
     unsupported,
 )
+from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable, Refused
 from stepahead.server.responses.input_items import InputItems
 from stepahead.server.responses.tool_names import ToolNames
 from stepahead.server.responses.tools import read_choice, read_tools
+from stepahead.server.sampling_fields import read_logprobs, read_params, read_speculation
 from stepahead.turns.output_format import JsonObject, JsonSchema, OutputFormat
 from stepahead.turns.turn_request import TurnRequest
 
@@ -34,13 +36,11 @@ FIELDS = FieldTable(
         "parallel_tool_calls": "false: one call at most",
         "reasoning": "effort, brought to low, medium or high; a hint where the model's template has none. No summaries",
         "stream": "true for server-sent events",
-        "temperature": "0 to 2; 1 if absent",
         "text": "format text, json_object or json_schema; verbosity has no effect",
         "tool_choice": "auto, none, required, a function, a custom tool, allowed_tools",
         "tools": "function, namespace and custom; others are left out, and named in the header x-stepahead-ignored",
         "top_logprobs": "0 to 20",
-        "top_p": "above 0, up to 1",
-        **EXTRA_SAMPLING,
+        **MORE_SAMPLING,
     },
     hints=dict.fromkeys(
         (
@@ -60,7 +60,6 @@ FIELDS = FieldTable(
     },
 )  # fmt: skip
 _LOGPROBS = "message.output_text.logprobs"
-_MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,9 @@ class ResponsesRequest:
     ignored: tuple[str, ...]
 
 
-def read_request(body: Mapping[str, Any], unseal: Callable[[object], str | None]) -> ResponsesRequest:
+def read_request(
+    body: Mapping[str, Any], unseal: Callable[[object], str | None], settings: EndpointSettings
+) -> ResponsesRequest:
     """Raises ApiError for what is wrong, and for what cannot be done and would change the result."""
     ignored = FIELDS.check(body, "warn")
     if body.get("store"):
@@ -92,7 +93,8 @@ def read_request(body: Mapping[str, Any], unseal: Callable[[object], str | None]
         tools=offered,
         tool_choice=choice,
         output_format=_format(inner(inner(request, "text"), "format")),
-        params=read_sampling(request, request.integer("max_output_tokens", 1), (), _logprobs(request)),
+        params=_params(request, settings),
+        speculation=read_speculation(request),
         template_args=effort_args(inner(request, "reasoning")),
     )
     return ResponsesRequest(turn, names, request.boolean("stream"), _echo(request, turn), tuple(ignored))
@@ -127,9 +129,11 @@ def _format(settings: Fields) -> OutputFormat | None:
     raise unsupported(settings.path("type"), "give text, json_object or json_schema")
 
 
-def _logprobs(request: Fields) -> int | None:
-    count = request.integer("top_logprobs", 0, _MAX_LOGPROBS)
-    return (count or 0) if count is not None or _LOGPROBS in (request.list("include", MAX_ITEMS) or ()) else None
+def _params(request: Fields, settings: EndpointSettings) -> SamplingParams:
+    logprobs = read_logprobs(request, "top_logprobs")
+    if logprobs is None and _LOGPROBS in (request.list("include", MAX_ITEMS) or ()):
+        logprobs = 0
+    return read_params(request, request.integer("max_output_tokens", 1), settings.default_temperature, logprobs)
 
 
 def _echo(request: Fields, turn: TurnRequest) -> dict[str, Any]:

@@ -7,18 +7,20 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from stepahead.server.agent_fields import notices
+from stepahead.server.agent_fields import notice
 from stepahead.server.api_error import ApiError
 from stepahead.server.body import read_object
 from stepahead.server.endpoint import EndpointSettings
+from stepahead.server.openapi import body_schema
 from stepahead.server.reasoning_state import seal, unseal
 from stepahead.server.responses.events import ResponseEvents
-from stepahead.server.responses.request import ResponsesRequest, read_request
+from stepahead.server.responses.request import FIELDS, ResponsesRequest, read_request
 from stepahead.server.responses.response import ResponseObject
 from stepahead.server.sse import COMMENT, EventStream, while_connected
 from stepahead.server.turn_frames import streamed, whole
 from stepahead.server.turn_service import TurnService
 
+_NOT_KEPT = "404: this server keeps no responses"
 log = logging.getLogger(__name__)
 
 
@@ -26,12 +28,15 @@ def router(service: TurnService, settings: EndpointSettings) -> APIRouter:
     """The routes of the API that this server can serve; the others say that nothing is kept."""
     routes = APIRouter(tags=["responses"])
     endpoint = _Responses(service, settings)
-    routes.post("/v1/responses")(endpoint.create)
-    routes.post("/v1/responses/input_tokens")(endpoint.count)
+    body = body_schema(FIELDS)
+    routes.post(
+        "/v1/responses", summary="Continue a conversation, as OpenAI's Responses; Codex asks here", openapi_extra=body
+    )(endpoint.create)
+    routes.post("/v1/responses/input_tokens", summary="Tokens of such a prompt", openapi_extra=body)(endpoint.count)
     for method in ("GET", "DELETE"):
-        routes.add_api_route("/v1/responses/{response_id}", _not_kept, methods=[method])
-    routes.add_api_route("/v1/responses/{response_id}/input_items", _not_kept, methods=["GET"])
-    routes.add_api_route("/v1/responses/{response_id}/cancel", _not_kept, methods=["POST"])
+        routes.add_api_route("/v1/responses/{response_id}", _not_kept, methods=[method], summary=_NOT_KEPT)
+    routes.add_api_route("/v1/responses/{response_id}/input_items", _not_kept, methods=["GET"], summary=_NOT_KEPT)
+    routes.add_api_route("/v1/responses/{response_id}/cancel", _not_kept, methods=["POST"], summary=_NOT_KEPT)
     return routes
 
 
@@ -49,9 +54,9 @@ class _Responses:
         except ApiError as error:
             # Codex makes its conversation shorter if a stream says so, and gives up if the status does.
             if asked.is_streamed and error.code == "context_length_exceeded":
-                return self._stream(_failed(events, error), events, notices(asked.ignored, ()))
+                return self._stream(_failed(events, error), events, notice(asked.ignored))
             raise
-        told = notices(asked.ignored, turn.warnings)
+        told = notice((*asked.ignored, *turn.warnings))
         if asked.is_streamed:
             return self._stream(streamed(self._service, turn, events), events, told)
         return JSONResponse(await while_connected(request, whole(self._service, turn, events)), headers=told)
@@ -63,13 +68,16 @@ class _Responses:
         return JSONResponse({"object": "response.input_tokens", "input_tokens": number})
 
     def _read(self, body: dict[str, Any]) -> ResponsesRequest:
-        asked = read_request(body, lambda state: unseal(state, self._service.model_id, self._settings.state_key))
+        asked = read_request(body, self._unseal, self._settings)
         if asked.ignored:
-            log.info("left out of a request: %s", notices(asked.ignored, ()))
+            log.info("left out of a request: %s", notice(asked.ignored))
         return asked
 
     def _seal(self, text: str) -> str:
         return seal(text, self._service.model_id, self._settings.state_key)
+
+    def _unseal(self, state: object) -> str | None:
+        return unseal(state, self._service.model_id, self._settings.state_key)
 
     def _stream(self, frames: AsyncGenerator[bytes, None], events: ResponseEvents, told: dict[str, str]) -> EventStream:
         kind, seconds = self._settings.responses_keepalive, self._settings.keepalive_seconds
@@ -78,6 +86,7 @@ class _Responses:
             events.keepalive if kind == "keepalive" else lambda: COMMENT,
             seconds if kind != "off" else float("inf"),
             told,
+            self._settings.stall_seconds,
         )
 
 
