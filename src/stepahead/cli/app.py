@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stepahead import __version__
+from stepahead.cli.batch import batch
 from stepahead.cli.bench import bench
 from stepahead.cli.chat import chat
 from stepahead.cli.doctor import doctor
@@ -17,7 +18,7 @@ from stepahead.cli.run import run
 from stepahead.cli.serve import serve
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, serve, inspect, perplexity, bench, doctor, trace)
+COMMANDS = (run, chat, serve, batch, inspect, perplexity, bench, doctor, trace)
 
 
 class OutputClosedError(Exception):

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepahead.cli.console import Bar, stderr, visible, waiting
 from stepahead.cli.options import LoadOptions
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
-    """The loaded model; the demo model if none is named. Raises what LLM raises."""
+def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "LLM":
+    """The loaded model; the demo model if none is named. settings: LLM's own. Raises what LLM raises."""
     from stepahead import LLM
 
     name = "the demo model" if options.model is None else options.model.name
@@ -38,6 +38,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1) -> "LLM":
             draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
             draft_type=options.draft_type,
             on_repack=on_repack,
+            **settings,
         )
 
 

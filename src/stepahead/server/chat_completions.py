@@ -36,7 +36,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
                 headers=headers,
                 stall_seconds=settings.stall_seconds,
             )
-        content = await while_connected(request, _whole(service, settings, asked, turn))
+        content = await while_connected(request, whole(service, settings, asked, turn))
         return Response(content, headers=headers, media_type="application/json")
 
     return routes
@@ -60,7 +60,8 @@ async def _frames(
     yield DONE
 
 
-async def _whole(service: LLMService, settings: EndpointSettings, asked: ChatRequest, turn: PreparedTurn) -> bytes:
+async def whole(service: LLMService, settings: EndpointSettings, asked: ChatRequest, turn: PreparedTurn) -> bytes:
+    """The answer in one piece. Raises ApiError."""
     answer = ChatAnswer(asked, turn, settings.reasoning_field)
     async with aclosing(service.run(turn)) as items:
         async for item in items:

@@ -39,8 +39,7 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         asked = read_completion(await read_object(request), settings)
-        turn = await service.prepare_texts(asked.prompts, asked.turn)
-        echo = await service.in_worker(lambda: _echo(service, asked))
+        turn, echo = await prepare(service, asked)
         headers = ignored(asked.warnings)
         if asked.is_stream:
             return EventStream(
@@ -49,14 +48,19 @@ def router(service: LLMService, settings: EndpointSettings) -> APIRouter:
                 headers=headers,
                 stall_seconds=settings.stall_seconds,
             )
-        content = await while_connected(request, _whole(service, asked, turn, echo))
+        content = await while_connected(request, whole(service, asked, turn, echo))
         return Response(content, headers=headers, media_type="application/json")
 
     return routes
 
 
+async def prepare(service: LLMService, asked: CompletionRequest) -> tuple[PreparedTurn, list[str]]:
+    """The turn, and what each choice begins with. Raises ApiError."""
+    turn = await service.prepare_texts(asked.prompts, asked.turn)
+    return turn, await service.in_worker(lambda: _echo(service, asked))
+
+
 def _echo(service: LLMService, asked: CompletionRequest) -> list[str]:
-    """What each choice begins with."""
     if not asked.has_echo:
         return [""] * asked.num_choices
     texts = [one if isinstance(one, str) else service.llm.llm.detokenize(one) for one in asked.prompts]
@@ -121,7 +125,8 @@ async def _frames(
     yield DONE
 
 
-async def _whole(service: LLMService, asked: CompletionRequest, turn: PreparedTurn, echo: list[str]) -> bytes:
+async def whole(service: LLMService, asked: CompletionRequest, turn: PreparedTurn, echo: list[str]) -> bytes:
+    """The answer in one piece. Raises ApiError."""
     texts = [[text] for text in echo]
     logprobs: list[list[TokenLogprob]] = [[] for _ in echo]
     ends: dict[int, TurnEnd] = {}
