@@ -92,3 +92,33 @@ def test_continue_and_cline_have_the_address_the_model_and_the_context():
 def test_an_unknown_client_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="claude-code, codex, opencode"):
         print_config("emacs", ROOT, "m", 1, False)
+
+
+# --- stepahead serve --print-config ---
+def test_serve_prints_the_settings_of_the_server_that_it_would_be(cli, model_path, monkeypatch):
+    monkeypatch.delenv("STEPAHEAD_API_KEYS", raising=False)
+    path = model_path("f32")
+    printed = cli("serve", path, "--print-config", "codex", "--port", 9000, "--context-length", 100)
+    assert printed.code == 0, printed.err
+    config = tomllib.loads(printed.out)
+    assert config["model"] == path.name.removesuffix(".gguf")
+    assert config["model_context_window"] == 100
+    assert config["model_providers"]["stepahead"]["base_url"] == "http://127.0.0.1:9000/v1"
+    assert "env_key" not in config["model_providers"]["stepahead"]
+
+
+def test_serve_prints_for_other_hosts_names_and_keys(cli, monkeypatch):
+    monkeypatch.setenv("STEPAHEAD_API_KEYS", "secret")
+    printed = cli("serve", "--print-config", "claude-code", "--host", "0.0.0.0", "--alias", "a name")
+    variables = exports(printed.out)
+    assert variables["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8080"
+    assert variables["ANTHROPIC_MODEL"] == "a name"
+    assert "secret" not in printed.out
+    assert "[::1]:8080" in cli("serve", "--print-config", "cline", "--host", "::1").out
+
+
+@pytest.mark.parametrize("flags", [("--print-config", "emacs"), ("--print-config", "codex", "--port", 0)])
+def test_serve_refuses_what_it_cannot_print(cli, flags):
+    refused = cli("serve", *flags)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1

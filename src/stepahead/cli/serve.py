@@ -1,12 +1,15 @@
 """`stepahead serve`: the model behind the HTTP APIs that clients know."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from stepahead.cli import options as o
+from stepahead.cli.client_configs import CLIENTS
+from stepahead.cli.client_configs import print_config as client_settings
 from stepahead.cli.console import stdout, visible
 from stepahead.cli.loading import introduce, open_llm
 from stepahead.errors import ConfigError
@@ -119,6 +122,15 @@ def serve(
             rich_help_panel=API_PANEL,
         ),
     ] = False,
+    print_config: Annotated[
+        str | None,
+        typer.Option(
+            "--print-config",
+            help=f"Print the settings of a client for this server, and leave: {', '.join(CLIENTS)}.",
+            rich_help_panel=API_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
@@ -137,16 +149,21 @@ def serve(
       stepahead serve model.gguf
       stepahead serve model.gguf --port 9000 --alias step --api-key-file keys.txt
       stepahead serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --allowed-host box.example
+      stepahead serve model.gguf --print-config codex
     """
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
+    if print_config is not None:
+        stdout().out(_settings(print_config, load, _url(host, port), name, api_key_file), highlight=False, end="")
+        return
     try:
         from stepahead.async_llm import AsyncLLM, QueueLimits
+        from stepahead.server import transport
         from stepahead.server.app import make_app
         from stepahead.server.config import ServerConfig, read_keys
         from stepahead.server.endpoint import EndpointSettings
         from stepahead.server.service import LLMService
         from stepahead.server.state_key import kept_key
-        from stepahead.server.transport import address, listen
-        from stepahead.server.transport import serve as run_server
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
     limits = QueueLimits(_positive("--max-queued", max_queued), _positive("--max-queued-tokens", max_queued_tokens))
@@ -174,18 +191,37 @@ def serve(
         protects_special=not trust_special,
         endpoints=settings,
     )
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
-    listener = listen(config)
-    name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
+    listener = transport.listen(config)
+    url = transport.address(listener)
 
     def introduced() -> None:
         introduce(service.llm.llm)
-        stdout().out(
-            f"{visible(name)} is served at {address(listener)} (API: {address(listener)}/docs)", highlight=False
-        )
+        stdout().out(f"{visible(name)} is served at {url} (API: {url}/docs)", highlight=False)
 
     service = LLMService(AsyncLLM(lambda: open_llm(load, parallel), config.queue), config, name)
-    asyncio.run(run_server(service, make_app(service), listener, introduced))
+    asyncio.run(transport.serve(service, make_app(service), listener, introduced))
+
+
+def _settings(client: str, load: o.LoadOptions, url: str, name: str, api_key_file: Path | None) -> str:
+    """For a client; the file's header tells the context, its weights are not read."""
+    from stepahead.config import EngineConfig
+    from stepahead.demo import demo_path
+    from stepahead.gguf import GGUFFile
+    from stepahead.model_info import model_info
+
+    with GGUFFile.open(Path(demo_path()) if load.model is None else load.model) as file:
+        in_file = model_info(file).context_length
+    context = EngineConfig(context_length=load.context_length).resolve(in_file).context_length
+    has_key = api_key_file is not None or bool(os.environ.get("STEPAHEAD_API_KEYS"))
+    return client_settings(client, url, name, context, has_key)
+
+
+def _url(host: str, port: int) -> str:
+    """How clients of this machine reach it."""
+    if port == 0:
+        raise ConfigError("--print-config with --port 0: settings need a port that stays")
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def _positive(flag: str, value: int) -> int:
