@@ -14,6 +14,7 @@ import pytest
 
 from stepahead import LLM, SamplingParams
 from stepahead.cli import main
+from stepahead.server.endpoint import EndpointSettings
 from support.served import listening
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -94,7 +95,8 @@ def test_a_client_that_does_not_read_is_ended(chat_model):
         connection.close()
         return one.num_used_blocks, one.service.metrics.finished
 
-    num_used, finished = served(chat_model, test, stall_seconds=0.3)
+    settings = EndpointSettings(keepalive_seconds=0.2, stall_seconds=0.3)
+    num_used, finished = served(chat_model, test, endpoints=settings)
     assert num_used == 0 and finished["abort"] > 0
 
 
