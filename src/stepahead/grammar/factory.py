@@ -1,8 +1,9 @@
 """Grammars for what requests ask for: output of a format, calls of tools, after reasoning or not."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from stepahead.grammar.grammar_text import (
 from stepahead.grammar.json_schema import STRUCTURE, definitions, enforceable, subschemas
 from stepahead.grammar.lark import SIDE_GRAMMAR, json_value
 from stepahead.grammar.state import GrammarState
-from stepahead.grammar.tool_calls import CallRules, json_call, xml_call
+from stepahead.grammar.tool_calls import ANY_TEXT, CallRules, json_call, xml_call
 from stepahead.grammar.turn_rules import Delimiter, Expression, calling_turn, reasoning_before
 from stepahead.tokenizer import Tokenizer
 from stepahead.turns.output_format import GrammarText, JsonObject, JsonSchema, OutputFormat
@@ -95,16 +96,13 @@ class GrammarFactory:
         before it, and `newlines` newlines come after it.
         """
         answer = self._answer(output_format)
-        if reasoning_end is None and answer.side is not None:
-            return self._compiler.compile(json.dumps({"grammars": [answer.side]}))
-        reasoning = Expression()
-        if reasoning_end is not None:
-            reasoning = reasoning_before(self._mark_of(reasoning_end), newlines)
+        if reasoning_end is None:
+            return self._alone(answer)
+        if answer.side is not None or "$ref" in answer.schema:
+            self._alone(answer)  # after reasoning, a circle would be found too late
+        reasoning = reasoning_before(self._mark_of(reasoning_end), newlines)
         lark = f"start: {reasoning.text} {answer.text}\n{reasoning.rules}{answer.rules}"
-        try:
-            return self._compiler.compile(_beside(lark, answer), answer.left_out)
-        except GrammarError as error:
-            raise self._with_place(answer, error) from None
+        return self._placed(answer, lambda: self._compiler.compile(_beside(lark, answer), answer.left_out))
 
     def for_tools(
         self,
@@ -120,17 +118,19 @@ class GrammarFactory:
         enforced of the tools' schemas is told by `warnings` of the result; tools that are strict are refused instead.
         """
         think_close = self._mark(turn_format.think_close)
-        is_called = choice.mode != "none" and bool(tools)
         is_forced = choice.mode in ("required", "named")
+        is_called = is_forced or (choice.mode == "auto" and bool(tools) and turn_format.calls.value != "none")
         if not is_called and output_format is not None:
             end = think_close.text if think_close.token_id is None else think_close.token_id
             return self.for_output(output_format, end if in_reasoning else None, turn_format.newlines_after_reasoning)
-        if not is_forced and output_format is None and not (is_called and any(tool.is_strict for tool in tools)):
+        if not is_called or not (is_forced or output_format is not None or any(tool.is_strict for tool in tools)):
             return None
         reasoning = Expression()
         if in_reasoning:
             reasoning = reasoning_before(think_close, turn_format.newlines_after_reasoning)
         answer = None if is_forced or output_format is None else self._answer(output_format)
+        if answer is not None:
+            self._alone(answer)  # an error is its own, or the tools'
         marks = self._mark(turn_format.call_open), self._mark(turn_format.call_close)
         calls = _rules_of(_chosen(tools, choice), turn_format.calls.value)
 
@@ -143,9 +143,9 @@ class GrammarFactory:
 
         try:
             return compiled()
-        except GrammarError as error:
+        except GrammarError:
             if not self._compiler.in_time(lambda: [one for call in calls for one in self._drop_unusable(call)]):
-                raise self._with_place(answer, error) if answer is not None else error from None
+                raise
         return compiled()
 
     def _mark(self, mark: Delimiter) -> Delimiter:
@@ -154,7 +154,7 @@ class GrammarFactory:
 
     def _mark_of(self, end: int | str) -> Delimiter:
         if isinstance(end, str):
-            return Mark(end, None)
+            return self._mark(Mark(end, self._tokenizer.id_of(end)))
         return self._mark(Mark(self._tokenizer.token_text(end), end))
 
     def _answer(self, output_format: OutputFormat) -> "_Answer":
@@ -176,8 +176,14 @@ class GrammarFactory:
         return {"lark_grammar": lark}
 
     def _drop_unusable(self, call: CallRules) -> list[str]:
-        """Give up the schemas of a call that fail alone; returns their rules."""
+        """Give up the schemas and patterns of a call that fail alone; returns their rules."""
         dropped: list[str] = []
+        for rule, (path, pattern) in call.patterns.items():
+            reason = self._compiler.error_of(f"start: TEXT\nTEXT: {pattern}")
+            if reason:
+                call.give_up(path, f"{path}: {reason}")
+                call.patterns[rule] = (path, ANY_TEXT)
+                dropped.append(rule)
         for rule, (path, schema) in call.schemas.items():
             reason = self._compiler.error_of(f"start: {json_value(schema, not call.tool.is_strict)}")
             if reason:
@@ -186,9 +192,26 @@ class GrammarFactory:
                 dropped.append(rule)
         return dropped
 
-    def _with_place(self, answer: "_Answer", error: GrammarError) -> GrammarError:
-        """The error of the innermost part of a schema that fails alone."""
-        place, why, started = "", str(error), time.monotonic()
+    def _alone(self, answer: "_Answer") -> GrammarState:
+        if answer.side is not None:
+            return self._compiler.compile(json.dumps({"grammars": [answer.side]}))
+        return self._placed(answer, lambda: self._compiler.compile(f"start: answer\n{answer.rules}", answer.left_out))
+
+    def _placed(self, answer: "_Answer", compiled: Callable[[], GrammarState]) -> GrammarState:
+        """The grammar, or the error of the innermost part of the schema that fails alone."""
+        try:
+            return compiled()
+        except GrammarError as error:
+            why = str(error)
+        if answer.side is not None:
+            raise GrammarError(why)
+        place = ""
+        with contextlib.suppress(GrammarError):  # it takes too long to tell
+            place, why = self._compiler.in_time(lambda: self._blamed(answer, why))
+        raise GrammarError(f"{place}: {why}" if place else why, (place,))
+
+    def _blamed(self, answer: "_Answer", why: str) -> tuple[str, str]:
+        place, started = "", time.monotonic()
         shared = {name: answer.schema[name] for name in STRUCTURE if name in answer.schema}
         parts = [*definitions(answer.schema), *subschemas(answer.schema)]
         while parts and time.monotonic() - started < BLAME_SECONDS:
@@ -199,14 +222,14 @@ class GrammarFactory:
             if reason:
                 place, why = path, f"the schema cannot be enforced: {reason}"
                 parts = list(subschemas(part, path))
-        return GrammarError(f"{place}: {why}" if place else why, (place,))
+        return place, why
 
 
 def _beside(lark: str, answer: "_Answer | None") -> str:
     """A Lark grammar, and the one that it refers to as @content."""
     if answer is None or answer.side is None:
         return lark
-    return json.dumps({"grammars": [{"lark_grammar": lark}, {"name": SIDE_GRAMMAR, **answer.side}]})
+    return json.dumps({"grammars": [{"lark_grammar": lark}, {**answer.side, "name": SIDE_GRAMMAR}]})
 
 
 def _chosen(tools: Sequence[Tool], choice: ToolChoice) -> list[Tool]:

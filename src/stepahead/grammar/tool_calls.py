@@ -18,6 +18,7 @@ from stepahead.turns.argument_types import STRING, argument_types
 from stepahead.turns.tool import Tool
 
 VALUE_END = "\n</parameter>\n"
+ANY_TEXT = "/(?s:.*)/"
 OBJECT: dict[str, Any] = {"type": "object"}
 
 _WHOLE = frozenset(
@@ -36,6 +37,7 @@ class CallRules:
     number: int
     lines: list[str] = field(default_factory=list)
     schemas: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # JSON rules: (place, schema)
+    patterns: dict[str, tuple[str, str]] = field(default_factory=dict)  # terminals of raw text: (place, pattern)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -48,12 +50,14 @@ class CallRules:
         values = (
             f"{rule}: {json_value(schema, not self.tool.is_strict)}" for rule, (_, schema) in self.schemas.items()
         )
-        return "\n".join([*self.lines, *values, ""])
+        texts = (f"{terminal}: {pattern}" for terminal, (_, pattern) in self.patterns.items())
+        return "\n".join([*self.lines, *values, *texts, ""])
 
     def give_up(self, path: str, why: str) -> None:
         """Refuse a tool that must be followed to the letter; else remember what is not enforced."""
         if self.tool.is_strict:
-            raise GrammarError(f"tools[{self.number}].parameters: {why}", (f"tools[{self.number}].parameters.{path}",))
+            place = f"tools[{self.number}].parameters"
+            raise GrammarError(f"{place}: {why}", (f"{place}.{path}" if path else place,))
         self.warnings.append(f"tools[{self.number}].parameters: not enforced: {why}")
 
 
@@ -86,7 +90,7 @@ def xml_call(tool: Tool, number: int) -> CallRules:
         parts.append(rule if name in required else f"{rule}?")
     if not properties and root.get("additionalProperties") is not False:
         call.lines.append(f'any_{number}: "<parameter=" /[\\w.-]{{1,64}}/ ">\\n" any_text_{number}')
-        call.lines.append(f"any_text_{number}[suffix={literal(VALUE_END)}]: /(?s:.*)/")
+        call.lines.append(f"any_text_{number}[suffix={literal(VALUE_END)}]: {ANY_TEXT}")
         parts.append(f"any_{number}*")
     call.lines.append(f"{call.name}: {' '.join(parts)} {literal('</function>' + chr(10))}")
     return call
@@ -104,7 +108,7 @@ def _enforced(call: CallRules, schema: Any, path: str) -> dict[str, Any]:
     try:
         result, left_out = enforceable(schema, not call.tool.is_strict)
     except GrammarError as error:
-        call.give_up(".".join((path, *error.places[:1])), str(error))
+        call.give_up(".".join(part for part in (path, *error.places[:1]) if part), str(error))
         return {}
     call.warnings += [f"tools[{call.number}].parameters: not enforced: {one}" for one in left_out]
     return result
@@ -137,15 +141,13 @@ def _value(call: CallRules, rule: str, path: str, schema: Any, types: frozenset[
         pattern = text_pattern(schema, root)
     except GrammarError as error:
         call.give_up(f"{path}.{error.places[0]}", str(error))
-        pattern = "/(?s:.*)/"
+        pattern = ANY_TEXT
+    call.lines.append(f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}")
     if not types & {"object", "array"}:
-        call.lines += [f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}", f"{rule.upper()}: {pattern}"]
+        call.patterns[rule.upper()] = (path, pattern)
         return f"{rule}_text"
     # What begins like an object or an array is read as one, so it must be one that the schema allows.
     container = {"allOf": [schema, {"type": ["array", "object"]}], **shared}
     call.schemas[f"{rule}_json"] = (path, container)
-    call.lines += [
-        f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}",
-        f"{rule.upper()}: /([^\\s\\[{{](?s:.*))?/ & {pattern}",
-    ]
+    call.patterns[rule.upper()] = (path, f"/([^\\s\\[{{](?s:.*))?/ & {pattern}")
     return f"({rule}_text | {rule}_json {literal(VALUE_END)})"
