@@ -144,6 +144,14 @@ class TestSlips:
         assert arguments_of("no </parameter>") == arguments_of("no </parameter>, inline") == {"text": "abc"}
         assert arguments_of("no value and no </parameter>") == {"line": ""}
 
+    def test_the_end_of_a_call_is_read_once(self):
+        parser = parser_of()
+        parser.push(XML_CALLS["no </parameter>"])
+        assert parser.push("</tool_call>") == [ContentText("</tool_call>")]
+        parser = parser_of(HERMES)
+        parser.push(hermes('{"name": "now"}'))
+        assert parser.push("</tool_call>") == [ContentText("</tool_call>")]
+
     def test_forgotten_function_end(self):
         assert arguments_of("no </function>") == {"line": 1}
 
@@ -300,6 +308,10 @@ class TestHermes:
     def test_broken_arguments_are_finished_and_the_rest_is_content(self):
         turn = turn_of(hermes('{"name": "write", "arguments": {"options": {"a": [1, 2 3]}}}'), HERMES)
         assert turn == Turn("", "3]}}}\n</tool_call>", (Call("write", '{"options":{"a":[1,2]}}', True),))
+
+    def test_endless_nesting_is_broken(self):
+        turn = turn_of(hermes('{"name": "write", "arguments": {"options": ' + "[" * 120 + "]" * 120 + "}}"), HERMES)
+        assert turn.calls == (Call("write", '{"options":' + "[" * 99 + "]" * 99 + "}", True),)
 
     @pytest.mark.parametrize(
         "text", ['{"name": "delete", "arguments": {}}', '{"arguments": {}, "name": "delete"}', "now()", "{'name': ''}"]

@@ -9,6 +9,7 @@ from turn_samples import (
     STEP,
     Call,
     gathered,
+    make_tokenizer,
     parse,
     turn_text,
     with_tokens,
@@ -97,6 +98,18 @@ class TestStopStrings:
     def test_one_of_a_mark_is_never_met_in_a_call(self):
         stream, _, events = run(xml("now"), stops=["<tool_call>", "</function>"])
         assert not stream.stopped and len(gathered(events).calls) == 1
+
+    def test_one_that_the_end_completes(self):
+        stream, content, _ = run("x<tool", stops=["<tool"])
+        assert (stream.matched_stop, stream.stopped, content) == ("<tool", True, "x")
+
+    def test_what_follows_in_the_same_token_never_happened(self):
+        whole = f"a stop{xml('now')}b"
+        tokenizer = make_tokenizer(extra=whole)
+        stream = turn_text(tokenizer, STEP, stops="stop")
+        assert stream.push(tokenizer.id_of(whole)) == "a " and stream.take_events() == [ContentText("a ")]
+        stream = turn_text(tokenizer, STEP, is_parallel=False)
+        assert stream.push(tokenizer.id_of(whole)) == "a stop" and stream.take_events()[-1] == CallEnded(0)
 
     def test_empty_ones_are_refused(self):
         with pytest.raises(RequestError, match="non-empty"):

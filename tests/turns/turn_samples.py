@@ -17,20 +17,20 @@ MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 CONTROL, USER_DEFINED = 3, 4
 
 
-def make_tokenizer(mark_type=None, template=None):
-    """256 byte tokens (id = byte), <|im_end|> as 256, and the four marks from 257 on if they are tokens."""
+def make_tokenizer(mark_type=None, extra=None):
+    """256 byte tokens (id = byte), <|im_end|> as 256, the four marks from 257 on if they are tokens, and `extra`."""
     chars = {byte: char for char, byte in BYTE_OF_CHAR.items()}
-    marks = list(MARKS) if mark_type else []
+    marks = [*(MARKS if mark_type else ()), *([extra] if extra else ())]
     metadata = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "deepseek-v3",
         "tokenizer.ggml.tokens": [chars[byte] for byte in range(256)] + ["<|im_end|>", *marks],
         "tokenizer.ggml.merges": [],
-        "tokenizer.ggml.token_type": [1] * 256 + [CONTROL] + [mark_type] * len(marks),
+        "tokenizer.ggml.token_type": [1] * 256 + [CONTROL] + [mark_type or USER_DEFINED] * len(marks),
         "tokenizer.ggml.eos_token_id": 256,
         "tokenizer.ggml.add_bos_token": False,
     }
-    return Tokenizer.from_metadata(metadata | ({"tokenizer.chat_template": template} if template else {}))
+    return Tokenizer.from_metadata(metadata)
 
 
 PLAIN, CONTROLS, DEFINED = make_tokenizer(), make_tokenizer(CONTROL), make_tokenizer(USER_DEFINED)

@@ -31,7 +31,7 @@ class JsonStream:
         self._window = window
         self._add = add
         self._stack: list[str] = []  # the brackets that close what is open
-        self._held = ""  # a comma and a key, which wait for the value to begin
+        self._held = ""  # a comma and a key, which wait for the value to begin: a comma before an end is dropped
         self._key: list[str] = []  # pieces of a key
         self._next: Callable[[], Fate] = self._read_value
 
@@ -183,7 +183,6 @@ class JsonStream:
         self._held = ""
 
     def _close(self) -> Fate:
-        self._held = ""  # a comma before the end
         self._window.take(1)
         self._add(self._stack.pop())
         self._next = self._read_comma_or_end

@@ -112,7 +112,6 @@ class TurnText:
         symbol = self._marks.get(token_id)
         if symbol is not None:
             text = self._decoder.decode(b"", final=True) + symbol
-            self._decoder.reset()
         elif token_id in self._hidden:
             return ""
         else:
