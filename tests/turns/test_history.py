@@ -73,6 +73,8 @@ class TestTurns:
         turn = normalised_turn(assistant("a", tool_calls=[call('{"a": 1}'), call("no")]))
         assert turn["tool_calls"] == [call({"a": 1}), call({"arguments": "no"})]
         assert normalised_turn(assistant(tool_calls=["odd", {"function": 1}]))["tool_calls"] == ["odd", {"function": 1}]
+        turn = normalised_turn(assistant(tool_calls=[call('{"a":"é"}'), call({})]), wants_argument_text=True)
+        assert turn["tool_calls"] == [call('{"a": "é"}'), call("{}")]
         assert "tool_calls" not in normalised_turn(assistant("a", tool_calls=[]))
 
     def test_other_roles_and_the_message_itself_are_left_alone(self):

@@ -50,7 +50,7 @@ def test_characters_and_random_splits(turn_format, in_reasoning, text, buffers):
     gathered(whole)
     assert parse(list(text), turn_format, **options) == whole
     rng = random.Random(len(text))
-    for _ in range(10):
+    for _ in range(5):
         cuts = sorted(rng.sample(range(len(text) + 1), min(rng.randrange(2, 12), len(text) + 1)))
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert parse(pieces, turn_format, **options) == whole, pieces

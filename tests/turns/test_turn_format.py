@@ -1,5 +1,6 @@
 """Formats found out from templates, and turns that are parsed to what a template rendered."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,13 @@ def test_templates_that_refuse_the_probe_are_read(example, calls):
     assert detect_format(source + "{# " + example + " #}", PLAIN).calls is calls
 
 
+@pytest.mark.parametrize("way", ["{{- call.function.arguments -}}", "{{- '' + call.function.arguments -}}"])
+def test_templates_that_want_the_text_of_arguments(way):
+    before, rest = HERMES_TEMPLATE.split("{{- (call.function.arguments if")
+    source = before + way + rest.split("-}}", 1)[1]
+    assert detect_format(source, PLAIN) == replace(HERMES, wants_argument_text=True)
+
+
 def test_other_calls_between_the_marks_are_none():
     source = HERMES_TEMPLATE.replace('{"name": "', "call ").replace('", "arguments": ', " ").replace("'}\\n<", "'\\n<")
     assert detect_format(source, PLAIN).calls is CallSyntax.NONE
@@ -136,7 +144,7 @@ ARGUMENTS = st.fixed_dictionaries(
 CONTENT = TEXT.filter(lambda text: text == "" or not text.isspace()).filter(lambda text: "<think>" not in text)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.sampled_from(TEMPLATES),
     TEXT,

@@ -100,7 +100,7 @@ class TestStopStrings:
         assert not stream.stopped and len(gathered(events).calls) == 1
 
     def test_one_that_the_end_completes(self):
-        stream, content, _ = run("x<tool", stops=["<tool"])
+        stream, content, _ = run("x<tool", PLAIN, stops=["<tool"])
         assert (stream.matched_stop, stream.stopped, content) == ("<tool", True, "x")
 
     def test_what_follows_in_the_same_token_never_happened(self):

@@ -4,6 +4,7 @@ Owns the arguments of their calls and their reasoning, so that what is rendered 
 know any wire format: endpoints have made messages of template form before (turn_request.TurnRequest).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _RAW_ARGUMENT = "arguments"  # names what is no JSON object, so that a template can render it at all
 
 
-def normalised_turn(message: Mapping[str, Any]) -> dict[str, Any]:
-    """An assistant's message with its reasoning under one name and the arguments of its calls as objects.
+def normalised_turn(message: Mapping[str, Any], wants_argument_text: bool = False) -> dict[str, Any]:
+    """An assistant's message with its reasoning under one name and the arguments of its calls as objects, or as the
+    JSON text of objects (TurnFormat.wants_argument_text).
 
     Reasoning stays as it is to the character, and is left out rather than empty. Content that is white space beside
     calls is empty: some clients write a blank where there was nothing. Messages of other roles are copied.
@@ -27,7 +29,7 @@ def normalised_turn(message: Mapping[str, Any]) -> dict[str, Any]:
         turn["reasoning_content"] = reasoning
     calls = message.get("tool_calls")
     if calls:
-        turn["tool_calls"] = [_normalised_call(call) for call in calls]
+        turn["tool_calls"] = [_normalised_call(call, wants_argument_text) for call in calls]
     content = message.get("content")
     if content is None or (calls and isinstance(content, str) and content.isspace()):
         turn["content"] = ""
@@ -50,9 +52,10 @@ def arguments_object(arguments: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {_RAW_ARGUMENT: arguments}
 
 
-def _normalised_call(call: Any) -> Any:
+def _normalised_call(call: Any, wants_argument_text: bool) -> Any:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
         return call  # the template's affair
     function = dict(call["function"])
-    function["arguments"] = arguments_object(function.get("arguments"))
+    arguments = arguments_object(function.get("arguments"))
+    function["arguments"] = json.dumps(arguments, ensure_ascii=False) if wants_argument_text else arguments
     return {**call, "function": function}

@@ -65,6 +65,7 @@ class TurnFormat:
     call_close: Mark = Mark("</tool_call>")
     newlines_after_reasoning: int = 1  # so many at most belong to </think>
     newlines_before_call: int = 0  # so many at most belong to <tool_call>
+    wants_argument_text: bool = False  # the template takes a call's arguments as JSON text only
 
     @property
     def marks(self) -> tuple[Mark, Mark, Mark, Mark]:
@@ -81,11 +82,16 @@ def detect_format(template: ChatTemplate | str | None, tokenizer: Tokenizer) -> 
     if isinstance(template, str):
         template = ChatTemplate(template)
     source = "" if template is None else template.source
-    rendered = "" if template is None else _rendered_probe(template)
-    calls = _call_syntax(rendered, source)
+    probes = [] if template is None else [(as_text, _rendered_probe(template, as_text)) for as_text in (False, True)]
+    # Some templates print an object as Python would, or fail over it: they want the text of one.
+    wants_text, rendered = next(
+        (probe for probe in probes if _call_syntax(probe[1]) is not CallSyntax.NONE), (False, "")
+    )
+    if not rendered and probes:
+        rendered = probes[0][1]
     think_open, think_close, call_open, call_close = (Mark.of(mark.text, tokenizer) for mark in TurnFormat().marks)
     return TurnFormat(
-        calls,
+        _call_syntax(rendered) if rendered else _call_syntax_of_source(source),
         "think>" in source or (template is None and think_close.token_id is not None),
         think_open,
         think_close,
@@ -93,12 +99,14 @@ def detect_format(template: ChatTemplate | str | None, tokenizer: Tokenizer) -> 
         call_close,
         newlines_after_reasoning=_newlines_between("</think>", _ANSWER, rendered) or 1,
         newlines_before_call=_newlines_between(_ANSWER, "<tool_call>", rendered),
+        wants_argument_text=wants_text,
     )
 
 
-def _rendered_probe(template: ChatTemplate) -> str:
-    """A turn with reasoning, content and a call, from the content's or reasoning's end; "" if none can be had."""
-    function = {"name": _NAME, "arguments": {_ARGUMENT: "probe-value"}}
+def _rendered_probe(template: ChatTemplate, as_text: bool) -> str:
+    """A turn with reasoning, content and a call, from the question on; "" if none can be had."""
+    arguments = {_ARGUMENT: "probe-value"}
+    function = {"name": _NAME, "arguments": json.dumps(arguments) if as_text else arguments}
     call = {"id": "call_0", "type": "function", "function": function}
     assistant = {"role": "assistant", "content": _ANSWER, "reasoning_content": "because", "tool_calls": [call]}
     result = {"role": "tool", "tool_call_id": "call_0", "name": _NAME, "content": "done"}
@@ -114,13 +122,15 @@ def _rendered_probe(template: ChatTemplate) -> str:
     return ""
 
 
-def _call_syntax(rendered: str, source: str) -> CallSyntax:
-    """By the probe; by the template's text if the probe could not be rendered."""
-    if rendered:
-        if re.search(rf"<tool_call>\s*<function={_NAME}>\s*<parameter={_ARGUMENT}>", rendered):
-            return CallSyntax.XML
-        found = re.search(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", rendered, re.DOTALL)
-        return CallSyntax.JSON if found and _is_json_call(found.group(1)) else CallSyntax.NONE
+def _call_syntax(rendered: str) -> CallSyntax:
+    if re.search(rf"<tool_call>\s*<function={_NAME}>\s*<parameter={_ARGUMENT}>", rendered):
+        return CallSyntax.XML
+    found = re.search(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", rendered, re.DOTALL)
+    return CallSyntax.JSON if found and _is_json_call(found.group(1)) else CallSyntax.NONE
+
+
+def _call_syntax_of_source(source: str) -> CallSyntax:
+    """For a template that renders no probe."""
     if "<tool_call>" not in source:
         return CallSyntax.NONE
     return CallSyntax.XML if "<function=" in source and "<parameter=" in source else CallSyntax.JSON
