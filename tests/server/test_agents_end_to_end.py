@@ -105,7 +105,7 @@ def test_too_long_a_prompt_is_said_in_the_way_of_each_client(chat_model):
     assert (whole.status_code, whole.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert message.status_code == 400
     assert words in message.json()["error"]["message"]
-    assert message.json()["request_id"]
+    assert message.json()["request_id"] == message.headers["request-id"]
 
 
 def test_the_end_of_the_context_has_its_own_name(chat_model):

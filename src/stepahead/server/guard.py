@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepahead.server.api_error import ApiError
 from stepahead.server.config import ServerConfig, find_key, is_loopback
-from stepahead.server.errors import error_response, unexpected
+from stepahead.server.errors import error_response, speaks_anthropic, unexpected
 from stepahead.server.sse import ClientGoneError
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
+            if speaks_anthropic(self._scope["path"]):
+                headers["request-id"] = self.request_id
             headers.setdefault("x-content-type-options", "nosniff")
             if self._origin is not None:
                 headers["access-control-allow-origin"] = self._origin
