@@ -116,6 +116,16 @@ def test_what_is_left_out_is_named_in_a_header():
     assert len(names) == 8
 
 
+@pytest.mark.parametrize("names", [["a", ""], [""], [" ", "b"], ["c "], ["d\n"], ["ü"], [f"{n:99}" for n in range(99)]])
+def test_any_name_makes_a_header_that_can_be_sent(names):
+    """As h11 has it, which ends the connection otherwise."""
+    done = post(application(router, ScriptedService([end()])), PATH, {"input": "hi", **dict.fromkeys(names, 1)})
+    value = done.headers["x-stepahead-ignored"]
+    assert value.isascii()
+    assert value.isprintable()
+    assert value == value.strip() != ""
+
+
 def test_warnings_of_the_service_come_in_a_header():
     done = post(application(router, ScriptedService([end()], warnings=("a", "b"))), PATH, {"input": "hi"})
     assert done.headers["x-stepahead-ignored"] == "a, b"

@@ -107,5 +107,5 @@ def members(values: Mapping[str, Any]) -> str:
 
 def ignored(names: Iterable[str]) -> dict[str, str]:
     """The header that names what was left out."""
-    joined = ", ".join(names)
-    return {IGNORED_HEADER: joined[:2000]} if joined else {}
+    joined = ", ".join(name.strip() or '""' for name in names)
+    return {IGNORED_HEADER: joined[:2000].strip()} if joined else {}  # white space at an end is no header
