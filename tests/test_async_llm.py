@@ -59,7 +59,7 @@ async def text_of(delivery):
 
 
 def used_blocks(llm):
-    llm.engine.scheduler.parked.clear()
+    llm.engine.scheduler.prefix_cache.clear()
     cache = llm.engine.runner.kv_cache
     return sum(count - cache.num_free(group) for group, count in enumerate(cache.num_blocks))
 

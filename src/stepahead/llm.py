@@ -116,14 +116,14 @@ class LLM:
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
-        limits = (self.config.max_num_seqs, self.config.chunk_tokens)
-        sizes = (self.config.context_length, *limits)
-        self._runner = ModelRunner.create(loaded, self.backend, self.config.kv_type, *sizes)
+        kv_type, limits = self.config.kv_type, (self.config.max_num_seqs, self.config.chunk_tokens)
+        self._runner = ModelRunner.create(loaded, self.backend, kv_type, self.config.context_length, *limits)
         self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler(self.backend.token_words)
         self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
         self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
-        scheduler = Scheduler(self._runner.kv_cache, *limits, self._arbiter.forget, self.config.max_step_ms)
+        cache, max_step_ms = self._runner.new_prefix_cache(), self.config.max_step_ms
+        scheduler = Scheduler(self._runner.kv_cache, *limits, self._arbiter.forget, max_step_ms, cache)
         self._engine = Engine(self._runner, scheduler, self._arbiter, self._sampler)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
@@ -256,7 +256,7 @@ class LLM:
         ids = self._requests.checked_ids(token_ids)
         self._requests.check_length(ids)
         with self._lock:
-            self._engine.scheduler.parked.clear()  # teacher forcing reserves nothing: all room is its own
+            self._engine.scheduler.prefix_cache.clear()  # teacher forcing reserves nothing: all room is its own
             for chunk in trunk_logits(self._runner, ids, chunk_tokens or self.config.chunk_tokens):
                 yield chunk.copy()
 
@@ -272,7 +272,7 @@ class LLM:
         if self._mtp is None:
             raise RequestError(f"{self._file.path}: {self.info.heads_verdict}")
         with self._lock:
-            self._engine.scheduler.parked.clear()
+            self._engine.scheduler.prefix_cache.clear()
             return draft_logits(self._runner, self._mtp, ids, chain, self.config.chunk_tokens).copy()
 
     def costs(self, anew: bool = False, seconds: float = SECONDS) -> CostSeed:

@@ -114,7 +114,8 @@ def test_abort_frees_at_once_and_returns_held_text():
     (output,) = engine.step()
     assert output.text_delta == "".join(map(letter, sequence.output_ids[-3:]))
     assert sequence.text == shown + output.text_delta == "".join(map(letter, sequence.output_ids))
-    assert len(engine.scheduler.parked) == 0
+    check_bookkeeping(engine)
+    assert not engine.scheduler.has_unfinished
     assert_all_free(engine)
 
 

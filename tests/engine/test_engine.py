@@ -218,7 +218,7 @@ def test_what_follows_the_end_is_not_counted():
     assert sequence.stats.num_draft_tokens == 3
     assert sequence.stats.num_accepted_tokens == engine.metrics.num_accepted_tokens == 2
     assert engine.metrics.num_generated_tokens == len(sequence.logprobs) == 3
-    assert sequence.kv.num_tokens == len(sequence.token_ids) - 1
+    assert sequence.num_computed_tokens == len(sequence.token_ids) - 1
 
 
 def test_context_limit_ends_with_length(is_right):

@@ -44,7 +44,7 @@ def run(engine, results=None):
 
 
 def assert_all_free(engine):
-    engine.scheduler.parked.clear()
+    engine.scheduler.prefix_cache.clear()
     kv_cache = engine.runner.kv_cache
     assert [kv_cache.num_free(group) for group in range(len(kv_cache.specs))] == list(kv_cache.num_blocks)
 
@@ -56,7 +56,7 @@ def alone(model_and_backend):
     for number, prompt in enumerate(PROMPTS):
         engine.add(make_request(number, prompt, NUM_NEW, depth=0))
         run(engine)
-        engine.scheduler.parked.clear()
+        engine.scheduler.prefix_cache.clear()
     # The outputs are gone; ask again, so that a second run is compared too.
     for number, prompt in enumerate(PROMPTS):
         engine.add(make_request(number, prompt, NUM_NEW, depth=0))
@@ -126,7 +126,7 @@ def test_random_traffic_equals_plain_decoding(model_and_backend, seed):
     assert any(sequence.stats.num_accepted_tokens for sequence in sequences)
     plain = make(model_and_backend)
     for number, sequence in enumerate(sequences):
-        plain.scheduler.parked.clear()
+        plain.scheduler.prefix_cache.clear()
         check = plain.add(make_request(number, sequence.request.prompt_ids, sequence.request.max_new_tokens, depth=0))
         run(plain)
         assert sequence.output_ids == check.output_ids[: sequence.num_output_tokens]

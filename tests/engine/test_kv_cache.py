@@ -96,7 +96,6 @@ def test_truncate_past_the_slack_raises_and_changes_nothing():
     kv = cache.new()
     write(cache, kv, 64 * 5)
     tables = [list(table) for table in kv.tables]
-    assert not cache.can_truncate(kv, 160)
     with pytest.raises(CapacityError, match=r"from 320 to 160 tokens.*window of 100.*'sliding'"):
         cache.truncate(kv, 160)
     assert kv.tables == tables and kv.num_tokens == 320
@@ -153,6 +152,45 @@ def test_trim_inside_the_slack_is_our_mistake():
         cache.trim(kv, 1, 200 - 100)
     with pytest.raises(AssertionError):
         cache.trim(kv, 0, 64)
+
+
+def test_the_blocks_of_a_window_serve_down_to_the_lowest_length():
+    for num_tokens in range(1, 500):
+        cache = make()
+        kv = cache.new()
+        write(cache, kv, num_tokens)
+        assert cache.window_blocks(kv, 0, num_tokens) == (0, kv.tables[0])
+        first, blocks = cache.window_blocks(kv, 1, num_tokens)
+        assert blocks == kv.tables[1][first:] and min(blocks) >= 0
+        lowest = cache.lowest(1, first)
+        assert lowest <= max(num_tokens - SLACK, 0) and cache.lowest(0, 0) == 0
+        # The row after as many tokens sees 99 before it.
+        assert max(lowest - 99, 0) == first * BLOCK_SIZE
+
+
+def test_a_shared_block_is_freed_by_its_last_holder():
+    cache = make()
+    first, second = cache.new(), cache.new()
+    write(cache, first, 100)
+    cache.adopt(second, 0, 0, first.tables[0])
+    cache.adopt(second, 1, 1, first.tables[1][1:])
+    assert cache.is_shared(second, 0, 1)
+    cache.release(first)
+    assert [cache.num_free(group) for group in (0, 1)] == [18, 19]
+    assert not cache.is_shared(second, 0, 1)
+    cache.release(second)
+    assert [cache.num_free(group) for group in (0, 1)] == [20, 20]
+
+
+def test_a_shared_block_is_replaced_if_there_is_a_free_one():
+    cache = make((3, 3, 3))
+    first, second = cache.new(), cache.new()
+    write(cache, first, 100)
+    shared = list(first.tables[0])
+    cache.adopt(second, 0, 0, shared)
+    assert cache.replace(second, 0, 1) == (shared[1], second.tables[0][1])
+    assert first.tables[0] == shared and not cache.is_shared(second, 0, 1) and cache.is_shared(second, 0, 0)
+    assert cache.num_free(0) == 0 and cache.replace(second, 0, 0) is None
 
 
 def test_names_differ():

@@ -84,7 +84,7 @@ def test_a_replay_leaves_nothing_behind(llm):
     again = llm.generate(turn, params, fixed(3))
     assert again.timings.cached_tokens > len(PROMPT)
     assert llm.generate(PROMPT, params, fixed(3)).token_ids == before
-    llm.logits(PROMPT)  # forgets what is parked
+    llm.logits(PROMPT)  # forgets what is cached
     assert llm.generate(turn, params, fixed(0)).token_ids == again.token_ids
 
 

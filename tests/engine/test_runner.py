@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stepahead.backends.base import BLOCK_SIZE
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.engine.request import Draft
 from stepahead.engine.runner import ModelRunner
@@ -25,16 +26,27 @@ class RecordingBackend(ToyBackend):
         self.num_steps += 1
 
 
-def make_runner():
-    return ModelRunner.create(ToyModel(), RecordingBackend(), "f16", 256, max_num_seqs=2, chunk_tokens=32, slack=SLACK)
+def make_runner(**kwargs):
+    return ModelRunner.create(
+        ToyModel(), RecordingBackend(), "f16", 256, max_num_seqs=2, chunk_tokens=32, slack=SLACK, **kwargs
+    )
 
 
 def test_create_gives_each_layer_the_blocks_of_its_group():
-    runner = make_runner()
-    sliding = 2 * 3  # window - 1 + slack + chunk: 118 positions touch at most 3 blocks
-    assert runner.backend.made == [(8, 1, 4, "f16"), (sliding, 1, 4, "f16"), (sliding, 1, 4, "f16")]
-    assert runner.kv_cache.num_blocks == (8, sliding, sliding)
+    runner = make_runner(cache_nbytes=5 * BLOCK_SIZE * 8)
+    drafting = 2 * 3  # window - 1 + slack + chunk: 118 positions touch at most 3 blocks
+    sliding = drafting + 5  # and those of snapshots
+    made = [made for made in runner.backend.made if made[0] > 1]  # one of each kind is made to see what it takes
+    assert made == [(8, 1, 4, "f16"), (sliding, 1, 4, "f16"), (drafting, 1, 4, "f16")]
+    assert runner.kv_cache.num_blocks == (8, sliding, drafting)
     assert runner.kv_cache.specs == SPECS
+    assert runner.block_nbytes == (BLOCK_SIZE * 8,) * 3
+
+
+def test_the_prefix_cache_may_take_what_two_sequences_take():
+    runner = make_runner()
+    assert runner.cache_nbytes == 2 * (4 + 3 + 3) * BLOCK_SIZE * 8
+    assert runner.kv_cache.num_blocks == (8, 2 * 3 + 20, 2 * 3)
 
 
 def test_the_flat_batch():

@@ -158,9 +158,9 @@ def test_waiting_evicts_nothing_that_could_not_help():
     engine = make_engine(num_blocks=(10, 64, 64))
     engine.add(make_request(0, prompt_of(50), 10))
     run(engine)
-    engine.add(make_request(1, prompt_of(300, 1), 200))  # 8 of 10 blocks: runs beside the parked one
+    engine.add(make_request(1, prompt_of(300, 1), 200))  # 8 of 10 blocks: runs beside what is cached
     engine.add(make_request(2, prompt_of(300, 2), 200))  # must wait, whatever is evicted
     engine.step()
-    assert len(engine.scheduler.running) == 1 and len(engine.scheduler.parked) == 1
+    assert len(engine.scheduler.running) == 1 and len(engine.scheduler.prefix_cache) == 2
     run(engine)
     assert_all_free(engine)

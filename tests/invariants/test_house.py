@@ -51,7 +51,7 @@ DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
 PLUMBING = {
     "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",
-    "gather_rows", "copy_rows", "preferred_layout", "repack", "routed_experts",
+    "gather_rows", "copy_rows", "copy_block", "preferred_layout", "repack", "routed_experts",
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,6 +1,7 @@
 """Where heads start, what they keep, and when they must start anew."""
 
 import numpy as np
+import pytest
 
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.models.model import DraftSpec
@@ -124,3 +125,32 @@ def test_truncating_forgets_every_level() -> None:
     assert [level.end for level in cache.levels[:2]] == [950, 950]
     cache.truncate(0)
     assert (cache.levels[0].start, cache.levels[0].end) == (-1, 0)
+
+
+@pytest.mark.parametrize("chain", ["exact", "catchup"])
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_saved_rows_restored_leave_the_heads_as_much_to_run(num_heads: int, chain: str) -> None:
+    rows = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    for end in range(1, 1000, 23):
+        cache = cache_of(100, chain, num_rows=0, num_heads=num_heads)
+        cache.observe(0, rows, 0, end)
+        saved = cache.save()
+        assert saved is not None and saved.lowest <= max(end - 64, 0)
+        for num_tokens in {max(saved.lowest, 1), end}:
+            cold, warm = (cache_of(100, chain, num_rows=0, num_heads=num_heads) for _ in range(2))
+            cold.observe(0, rows, 0, num_tokens)
+            warm.restore(saved, num_tokens)
+            assert plan(warm, num_tokens, num_heads) == plan(cold, num_tokens, num_heads)
+            start = max(plan(cold, num_tokens, num_heads)[0][0] - 1, 0)
+            if start < num_tokens:
+                level = warm.levels[0]
+                assert level.read(start, num_tokens).tolist() == rows[start:num_tokens].tolist()
+
+
+def test_rows_that_are_not_all_known_are_not_saved() -> None:
+    cache = cache_of(None, num_rows=10)
+    assert cache.save() is not None
+    cache.truncate(70)  # as if a prefix had not been observed
+    assert cache.save() is None
+    cache.observe(70, np.zeros((5, 2), np.float32), 0, 75)
+    assert cache.save() is None

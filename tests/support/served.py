@@ -39,9 +39,9 @@ class Served:
 
     @property
     def num_used_blocks(self) -> int:
-        """KV blocks that running requests hold: those parked for later turns are not among them."""
+        """KV blocks that running requests hold: what is cached for others is not among them."""
         engine = self.service.llm.engine
-        engine.scheduler.parked.clear()
+        engine.scheduler.prefix_cache.clear()
         cache = engine.runner.kv_cache
         return sum(count - cache.num_free(group) for group, count in enumerate(cache.num_blocks))
 

@@ -12,10 +12,12 @@ from stepahead.backends.base import BLOCK_SIZE, Rope
 from stepahead.engine.engine import Engine
 from stepahead.engine.kv_cache import KVCache, size_groups
 from stepahead.engine.params import SamplingParams, Speculation
+from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.request import NO_DRAFT, Draft, Request
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
+from stepahead.engine.snapshot import HiddenRows
 from stepahead.models.model import DraftSpec, ForwardOutput, KVSpec, LayerSpec
 
 VOCAB = 40
@@ -73,6 +75,9 @@ class ToyBackend:
 
     def begin_step(self):
         pass
+
+    def copy_block(self, kv, old, new):
+        kv.cells[new * BLOCK_SIZE : (new + 1) * BLOCK_SIZE] = kv.cells[old * BLOCK_SIZE : (old + 1) * BLOCK_SIZE]
 
     def download(self, x):
         return x
@@ -138,8 +143,10 @@ class ToyProposer:
 
     def begin(self, sequence):
         self.events.append(("begin", sequence.request.request_id, sequence.num_computed_tokens))
-        known = self.known.get(sequence.kv.kv_id, 0)
-        self.known[sequence.kv.kv_id] = min(known, sequence.kv.num_tokens)
+        assert sequence.kv.kv_id not in self.known, "a sequence begins once"
+        if sequence.kv.num_tokens:
+            assert sequence.hidden_rows is not None, "a prefix whose hidden rows are not known"
+        self.known[sequence.kv.kv_id] = sequence.kv.num_tokens
 
     def propose(self, sequences):
         for sequence in sequences:
@@ -164,6 +171,9 @@ class ToyProposer:
             assert self.known[kv.kv_id] == rows.start, "observed rows follow one another"
             assert hidden[rows.first_row, 1] == rows.start
             self.known[kv.kv_id] = kv.num_tokens
+            for snapshot in rows.sequence.snapshots:
+                assert rows.start < snapshot.position <= kv.num_tokens
+                snapshot.hidden = HiddenRows((), 0)
 
     def forget(self, kv):
         self.events.append(("forget", kv.kv_id))
@@ -225,17 +235,30 @@ def prompt_of(length, seed=0):
     return tuple(int(token) for token in np.random.default_rng(seed).integers(0, VOCAB, length))
 
 
-def make_request(request_id, prompt_ids, max_new_tokens, *, end_ids=(), text=None, depth=3, seed=0, **params):
+def make_request(
+    request_id,
+    prompt_ids,
+    max_new_tokens,
+    *,
+    end_ids=(),
+    text=None,
+    depth=3,
+    seed=0,
+    speculation=None,
+    snapshot_positions=(),
+    **params,
+):
     return Request(
         request_id=request_id,
         prompt_ids=tuple(prompt_ids),
         params=SamplingParams(**params),
-        speculation=Speculation(),
+        speculation=speculation or Speculation(),
         seed=seed,
         max_new_tokens=max_new_tokens,
         end_ids=frozenset(end_ids),
         text=text,
         depth=depth,
+        snapshot_positions=tuple(snapshot_positions),
     )
 
 
@@ -249,8 +272,9 @@ def make_engine(
     slack=SLACK,
     max_step_ms=None,
     row_ms=0.0,
+    cache_nbytes=None,
 ):
-    """row_ms: what a row takes on the engine's clock."""
+    """row_ms: what a row takes on the engine's clock; cache_nbytes: a block counts as one byte."""
     proposer = proposer or ToyProposer()
     model = ToyModel()
     if num_blocks is None:
@@ -258,7 +282,8 @@ def make_engine(
     kv_cache = KVCache(SPECS, num_blocks, slack)
     runner = ModelRunner(model, ToyBackend(), kv_cache, tuple(ToyKV(count) for count in num_blocks))
     proposer.kv_cache = kv_cache
-    scheduler = Scheduler(kv_cache, max_num_seqs, chunk_tokens, proposer.forget, max_step_ms)
+    cache = PrefixCache(kv_cache, (1,) * len(SPECS), cache_nbytes)
+    scheduler = Scheduler(kv_cache, max_num_seqs, chunk_tokens, proposer.forget, max_step_ms, cache)
 
     def clock():
         return 1e-3 * row_ms * runner.metrics.num_trunk_rows
@@ -296,17 +321,26 @@ def check_bookkeeping(engine):
         assert not sequence.is_finished
         assert sequence.kv.num_tokens == sequence.num_computed_tokens <= len(sequence.token_ids) - 1
         assert sequence.draft is NO_DRAFT or engine.metrics.num_interruptions
-    holders = [sequence.kv for sequence in engine.scheduler.running]
-    holders += [entry.kv for entry in engine.scheduler.parked.entries]
+    cache = engine.scheduler.prefix_cache
     for group, count in enumerate(kv_cache.num_blocks):
-        held = [block for kv in holders for block in kv.tables[group] if block >= 0]
-        assert len(held) == len(set(held)), "a block has two owners"
+        held = set(cache._pins[group])
+        writable = []
+        for sequence in engine.scheduler.running:
+            table = sequence.kv.tables[group]
+            held |= {block for block in table if block >= 0}
+            writable += table[sequence.num_computed_tokens // BLOCK_SIZE :]
+        assert len(writable) == len(set(writable)), "two sequences may write to one block"
         assert len(held) + kv_cache.num_free(group) == count, "a block leaked"
+        assert not SPECS[group].is_draft or not cache._pins[group]
+    if cache._max_nbytes is not None:
+        assert cache.nbytes <= cache._max_nbytes
+    assert cache.nbytes == sum(cache.num_pinned(group) for group in range(len(SPECS)))
 
 
 def assert_all_free(engine):
-    """After parked sequences are dropped, every block is free and the proposer remembers nothing."""
-    engine.scheduler.parked.clear()
+    """Without the prefix cache, every block is free and the proposer remembers nothing."""
+    engine.scheduler.prefix_cache.clear()
+    assert engine.scheduler.prefix_cache.nbytes == 0
     kv_cache = engine.runner.kv_cache
     assert [kv_cache.num_free(group) for group in range(len(SPECS))] == list(kv_cache.num_blocks)
     assert engine.proposer.known == {}

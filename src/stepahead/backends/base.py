@@ -169,6 +169,10 @@ class Backend(Protocol):
         """Memory may hold anything, NaN included, until kv_write fills it; untouched pages cost nothing."""
         ...
 
+    def copy_block(self, kv: KVBlocks, old: int, new: int) -> None:
+        """Copy all keys and values of block `old` to block `new`."""
+        ...
+
     def begin_step(self) -> None:
         """Called before each pass; a backend may recycle what ops returned before, or replay a recorded plan.
 

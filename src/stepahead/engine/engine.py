@@ -38,6 +38,7 @@ class Engine:
         self._outputs: list[RequestOutput] = []  # not yet returned
         runner.checkpoint = self._checkpoint
         scheduler.on_admit = self._begin
+        scheduler.copy_block = runner.copy_block
 
     @property
     def has_unfinished(self) -> bool:
@@ -97,8 +98,9 @@ class Engine:
             try:
                 self.proposer.observe(batch, output.hidden, verdicts)
             finally:
-                # Parked after the proposer has seen the last rows: its state goes with the KV to the next turn.
+                # After the proposer has seen the rows: snapshots hold what the heads need of them.
                 self.scheduler.retire()
+                self.metrics.count_cache(self.scheduler.prefix_cache)
         self.scheduler.learn(batch, 1e3 * (self._clock() - started))
 
     # --8<-- [end:pass]

@@ -1,7 +1,7 @@
 """The KV cache as block ids: who holds which block of which group, and what may be freed.
 
-Owns the free lists and the block tables inside `SequenceKV`. Knows ids and positions, never tensors, token ids or
-requests. One claim rule, one trim rule, one rollback: `truncate(n)` moves a length, or raises.
+Owns the free lists, the holders' counts and the block tables inside `SequenceKV`. Knows ids and positions, never
+tensors, token ids or requests. One claim rule, one trim rule, one rollback: `truncate(n)` moves a length, or raises.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,11 @@ def blocks_needed(spec: KVSpec, num_tokens: int, step_rows: int, slack: int) -> 
 
 
 class KVCache:
-    """Blocks of all groups. A sequence's blocks are its alone: nothing is shared, so nothing is counted."""
+    """Blocks of all groups, each free or held by one or more: sequences, and the prefix cache.
+
+    Rows that are committed never change, and a sequence writes only behind its own: so a block may be held by others
+    while its sequence fills it, but only one sequence may write to it (`is_shared`, `replace`).
+    """
 
     def __init__(self, specs: tuple[KVSpec, ...], num_blocks: tuple[int, ...], slack: int) -> None:
         assert len(specs) == len(num_blocks) and slack >= 1
@@ -43,6 +47,7 @@ class KVCache:
         self.slack = slack
         # Last freed, first claimed: a backend's untouched pages stay untouched as long as possible.
         self._free: list[list[int]] = [list(range(count - 1, -1, -1)) for count in num_blocks]
+        self._num_holders: list[list[int]] = [[0] * count for count in num_blocks]
         self._next_id = 0
 
     def new(self) -> SequenceKV:
@@ -69,8 +74,52 @@ class KVCache:
             return False
         table.extend([FREE] * (last + 1 - len(table)))
         for index in missing:
-            table[index] = free.pop()
+            table[index] = self._pop(group)
         return True
+
+    def share(self, group: int, block: int) -> None:
+        """One holder more of a block that is held."""
+        assert self._num_holders[group][block] > 0, "a free block has nothing to share"
+        self._num_holders[group][block] += 1
+
+    def give_back(self, group: int, block: int) -> None:
+        """One holder less; the last one frees it."""
+        self._num_holders[group][block] -= 1
+        if self._num_holders[group][block] == 0:
+            self._free[group].append(block)
+
+    def adopt(self, kv: SequenceKV, group: int, first_index: int, blocks: Seq[int]) -> None:
+        """Let kv, which holds nothing in the group, hold blocks of others, as its first_index-th and those after it."""
+        assert not kv.tables[group], "only an empty table adopts"
+        for block in blocks:
+            self.share(group, block)
+        kv.tables[group] = [FREE] * first_index + list(blocks)
+
+    def is_shared(self, kv: SequenceKV, group: int, index: int) -> bool:
+        """True if others hold kv's block, too."""
+        return self._num_holders[group][kv.tables[group][index]] > 1
+
+    def replace(self, kv: SequenceKV, group: int, index: int) -> tuple[int, int] | None:
+        """Put a block of kv's own in the place of a shared one: (old, new), the caller copies. None: none is free."""
+        if not self._free[group]:
+            return None
+        old, new = kv.tables[group][index], self._pop(group)
+        kv.tables[group][index] = new
+        self.give_back(group, old)
+        return old, new
+
+    def window_blocks(self, kv: SequenceKV, group: int, num_tokens: int) -> tuple[int, list[int]]:
+        """What kv holds of a trunk group that a sequence of num_tokens keeps: number of the first block, and ids."""
+        table, end = kv.tables[group], -(-num_tokens // BLOCK_SIZE)
+        first = max(self._first_needed(self.specs[group], num_tokens), 0) // BLOCK_SIZE
+        while first < end and table[first] == FREE:
+            first += 1
+        return first, table[first:end]
+
+    def lowest(self, group: int, first_index: int) -> int:
+        """The fewest tokens that a sequence may have whose blocks of a trunk group begin with the first_index-th."""
+        window = self.specs[group].window
+        return 0 if window is None or first_index == 0 else first_index * BLOCK_SIZE + window - 1
 
     def trim(self, kv: SequenceKV, group: int, first_needed: int) -> None:
         """Free the blocks wholly below first_needed; a trunk group keeps its window and slack."""
@@ -90,10 +139,6 @@ class KVCache:
         for group, spec in enumerate(self.specs):
             if spec.window is not None and not spec.is_draft:
                 self.trim(kv, group, self._first_needed(spec, num_tokens))
-
-    def can_truncate(self, kv: SequenceKV, num_tokens: int) -> bool:
-        """True if the row at num_tokens would still find every key of its window in every trunk group."""
-        return self._missing_group(kv, num_tokens) is None
 
     def truncate(self, kv: SequenceKV, num_tokens: int) -> None:
         """Forget the rows from num_tokens on, in all groups. Raises CapacityError past the slack; nothing changes."""
@@ -130,9 +175,14 @@ class KVCache:
                 return spec
         return None
 
+    def _pop(self, group: int) -> int:
+        block = self._free[group].pop()
+        self._num_holders[group][block] = 1
+        return block
+
     def _put_back(self, table: list[int], group: int, index: int) -> None:
         if table[index] != FREE:
-            self._free[group].append(table[index])
+            self.give_back(group, table[index])
             table[index] = FREE
 
 
@@ -144,4 +194,4 @@ def size_groups(
 
 
 Drop = Callable[[SequenceKV], None]
-"""Told that a cached sequence is gone, just before its blocks are freed."""
+"""Told that a sequence is gone, just before its blocks are given back."""

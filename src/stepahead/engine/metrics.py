@@ -1,6 +1,7 @@
 """Counters of one engine: passes, rows, tokens, seconds, drafts by length. Bench, /metrics and responses read them.
 
-Plain numbers that only grow; whoever wants a rate subtracts two copies. Knows nothing about how they are shown.
+Plain numbers that only grow, but for what is held now; whoever wants a rate subtracts two copies. Knows nothing about
+how they are shown.
 """
 
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stepahead.engine.batch import ScheduledBatch
+from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.request import RequestOutput, Sequence
 
 Phase = Literal["propose", "forward", "verify", "commit"]
@@ -30,10 +32,13 @@ class EngineMetrics:
     num_trunk_rows: int = 0
     num_draft_passes: int = 0
     num_draft_rows: int = 0
-    num_prompt_tokens: int = 0  # of admitted requests
-    num_reused_tokens: int = 0  # of these, how many a parked sequence's KV saved
+    num_prompt_tokens: int = 0  # of admitted requests: what the prefix cache is asked for
+    num_reused_tokens: int = 0  # of these, how many it had
     num_generated_tokens: int = 0
     num_accepted_tokens: int = 0  # of these, how many were draft tokens
+    num_snapshots_evicted: int = 0
+    num_snapshots: int = 0  # in the prefix cache now
+    cache_nbytes: int = 0  # it holds now
     seconds: dict[Phase, float] = field(default_factory=_no_seconds)
     # [n]: sequences that a pass verified with n draft tokens, 0 included; and with n of them kept.
     num_by_drafted: list[int] = field(default_factory=list)
@@ -51,6 +56,9 @@ class EngineMetrics:
     def count_admission(self, sequence: Sequence) -> None:
         self.num_prompt_tokens += sequence.num_prompt_tokens
         self.num_reused_tokens += sequence.num_computed_tokens
+
+    def count_cache(self, cache: PrefixCache) -> None:
+        self.num_snapshots, self.cache_nbytes, self.num_snapshots_evicted = len(cache), cache.nbytes, cache.num_evicted
 
     def count_step(self, batch: ScheduledBatch, outputs: Seq[RequestOutput]) -> None:
         """After commit: outputs are those of this batch."""

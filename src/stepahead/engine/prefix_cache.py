@@ -1,79 +1,178 @@
-"""Finished sequences whose KV is kept: a chat turn that extends its own sequence does not run it again.
+"""What earlier requests computed, kept for prompts that begin alike: shared block by block, found by tokens alone.
 
-Owns the parked entries, oldest first. Knows token ids and KV holds, not requests or schedules. An entry is taken
-whole by the one sequence that extends it, so no block ever has two owners.
+Owns the snapshots (engine/snapshot.py), what is pinned for them, and which goes first when memory is short: the least
+recently used. Full blocks go with the last snapshot that needs them, so nothing is kept that no prompt could reach.
+Knows token ids and KV holds, not requests or schedules.
 """
 
+from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from stepahead.engine.kv_cache import Drop, KVCache
+from stepahead.backends.base import BLOCK_SIZE
+from stepahead.engine.kv_cache import KVCache
+from stepahead.engine.radix_tree import Node, RadixTree
 from stepahead.engine.request import SequenceKV
+from stepahead.engine.snapshot import RowBlock, Snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ParkedKV:
-    """A finished sequence's KV and the tokens that its rows stand for."""
+class Hit:
+    """A prompt's first num_tokens are known, by a snapshot at or behind them."""
 
-    kv: SequenceKV
-    token_ids: tuple[int, ...]  # (kv.num_tokens,)
+    snapshot: Snapshot
+    num_tokens: int
+    first_blocks: tuple[int, ...]  # by KV group: which block comes first in `blocks`
+    blocks: tuple[tuple[int, ...], ...]  # by KV group; none of a draft group
 
 
 class PrefixCache:
-    """Parked entries: at most max_entries, and in no group more than max_blocks together."""
+    """Snapshots, at most max_nbytes of them; None: as many as there are blocks for."""
 
-    def __init__(self, kv_cache: KVCache, max_entries: int, max_blocks: tuple[int, ...], on_drop: Drop) -> None:
+    def __init__(
+        self, kv_cache: KVCache, block_nbytes: tuple[int, ...] | None = None, max_nbytes: int | None = None
+    ) -> None:
+        """block_nbytes: what a block of each KV group takes."""
+        self.nbytes = 0
+        self.num_evicted = 0
         self._kv_cache = kv_cache
-        self._max_entries = max_entries
-        self._max_blocks = max_blocks
-        self._on_drop = on_drop
-        self.entries: list[ParkedKV] = []  # least recently used first
+        self._block_nbytes = block_nbytes or (0,) * len(kv_cache.specs)
+        self._max_nbytes = max_nbytes
+        self._tree = RadixTree()
+        self._snapshots: dict[Snapshot, None] = {}  # least recently used first
+        # By group, and of hidden rows: how many snapshots and nodes need it. The cache is one holder, however many.
+        self._pins: list[Counter[int]] = [Counter() for _ in kv_cache.specs]
+        self._row_pins: Counter[RowBlock] = Counter()
+        trunk = [(group, spec) for group, spec in enumerate(kv_cache.specs) if not spec.is_draft]
+        self._sliding_groups = [group for group, spec in trunk if spec.window is not None]
+        self._full_groups = [group for group, spec in trunk if spec.window is None]
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._snapshots)
 
-    def num_held(self, group: int, besides: ParkedKV | None = None) -> int:
-        """Blocks that parked entries hold in a group, one of them left out."""
-        return sum(self._kv_cache.num_held(entry.kv, group) for entry in self.entries if entry is not besides)
+    def num_pinned(self, group: int) -> int:
+        """Blocks that the cache holds in a group, sequences or not."""
+        return len(self._pins[group])
 
-    def park(self, kv: SequenceKV, token_ids: Seq[int]) -> None:
-        """Keep a finished sequence's KV; the oldest entries make room."""
-        self.entries.append(ParkedKV(kv, tuple(token_ids[: kv.num_tokens])))
-        while self._is_over_limit():
-            self.evict()
+    # --- taking ---
+    def take(self, kv: SequenceKV, position: int) -> Snapshot:
+        """A snapshot of a sequence whose rows below `position` are committed, and not yet trimmed for later ones.
 
-    def match(self, prompt_ids: Seq[int]) -> tuple[ParkedKV | None, int]:
-        """The entry that saves the most rows of a prompt, and how many. One token is left to run, for its logits."""
-        best, best_length = None, 0
-        for entry in reversed(self.entries):
-            length = min(_common_prefix_len(entry.token_ids, prompt_ids), len(prompt_ids) - 1)
-            if length > best_length and self._kv_cache.can_truncate(entry.kv, length):
-                best, best_length = entry, length
-        return best, best_length
+        It is found once it is published; one that never is has to be discarded.
+        """
+        first_blocks, lowest = [0] * len(self._pins), 0
+        blocks: list[tuple[int, ...]] = [()] * len(self._pins)
+        for group in self._sliding_groups:
+            first, held = self._kv_cache.window_blocks(kv, group, position)
+            first_blocks[group], blocks[group] = first, tuple(held)
+            lowest = max(lowest, self._kv_cache.lowest(group, first))
+        for group in self._full_groups:
+            first = position // BLOCK_SIZE
+            first_blocks[group], blocks[group] = first, tuple(kv.tables[group][first : -(-position // BLOCK_SIZE)])
+        for group, ids in enumerate(blocks):
+            self._pin(group, ids)
+        return Snapshot(position, tuple(first_blocks), tuple(blocks), lowest)
 
-    def take(self, entry: ParkedKV, num_tokens: int) -> SequenceKV:
-        """The entry's KV, cut to num_tokens; it belongs to the caller from here."""
-        self.entries.remove(entry)
-        self._kv_cache.truncate(entry.kv, num_tokens)
-        return entry.kv
+    def publish(self, snapshot: Snapshot, kv: SequenceKV, token_ids: Seq[int]) -> None:
+        """Let prompts find a snapshot of kv, which still holds the full blocks; the oldest make room."""
+        same = self._tree.same(snapshot.position, token_ids)
+        if same is not None:
+            if same.lowest <= snapshot.lowest and (same.hidden is not None or snapshot.hidden is None):
+                self._touch(same)
+                self.discard(snapshot)
+                return
+            self._remove(same)
+        for node in self._tree.add(snapshot, token_ids):
+            node.blocks = tuple(kv.tables[group][node.depth - 1] for group in self._full_groups)
+            for group, block in zip(self._full_groups, node.blocks, strict=True):
+                self._pin(group, (block,))
+        self._snapshots[snapshot] = None
+        self._pin_rows(snapshot)
+        while self._max_nbytes is not None and self.nbytes > self._max_nbytes and self.evict():
+            pass
 
-    def evict(self, besides: ParkedKV | None = None) -> None:
-        """Drop the least recently used entry, one of them spared."""
-        oldest = next(entry for entry in self.entries if entry is not besides)
-        self.entries.remove(oldest)
-        self._on_drop(oldest.kv)
-        self._kv_cache.release(oldest.kv)
+    def discard(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot that was not published."""
+        for group, ids in enumerate(snapshot.blocks):
+            self._unpin(group, ids)
+
+    # --- using ---
+    def match(self, prompt_ids: Seq[int], needs_hidden: bool) -> Hit | None:
+        """What saves the most rows of a prompt. One token is left to run, for its logits."""
+        snapshot, num_tokens = self._tree.find(
+            prompt_ids, len(prompt_ids) - 1, lambda found, length: found.serves(length, needs_hidden)
+        )
+        if snapshot is None:
+            return None
+        end = -(-num_tokens // BLOCK_SIZE)
+        blocks = [ids[: max(end - first, 0)] for first, ids in zip(snapshot.first_blocks, snapshot.blocks, strict=True)]
+        first_blocks = list(snapshot.first_blocks)
+        full = self._tree.full_blocks(snapshot)[:end]
+        for number, group in enumerate(self._full_groups):
+            blocks[group] = (*(ids[number] for ids in full), *blocks[group])
+            first_blocks[group] = 0
+        return Hit(snapshot, num_tokens, tuple(first_blocks), tuple(blocks))
+
+    def attach(self, hit: Hit, kv: SequenceKV) -> None:
+        """Let kv, which is empty, hold what was found. The last block, if it is not full, is not yet its own."""
+        for group, ids in enumerate(hit.blocks):
+            if ids:
+                self._kv_cache.adopt(kv, group, hit.first_blocks[group], ids)
+        kv.num_tokens = hit.num_tokens
+        self._touch(hit.snapshot)
+
+    # --- making room ---
+    def evict(self) -> bool:
+        """Drop the least recently used snapshot; sequences keep what they hold. False: there is none."""
+        oldest = next(iter(self._snapshots), None)
+        if oldest is None:
+            return False
+        self._remove(oldest)
+        self.num_evicted += 1
+        return True
 
     def clear(self) -> None:
-        while self.entries:
-            self.evict()
+        while self._snapshots:
+            self._remove(next(iter(self._snapshots)))
 
-    def _is_over_limit(self) -> bool:
-        return len(self.entries) > self._max_entries or any(
-            self.num_held(group) > limit for group, limit in enumerate(self._max_blocks)
-        )
+    def _remove(self, snapshot: Snapshot) -> None:
+        del self._snapshots[snapshot]
+        self.discard(snapshot)
+        for block in snapshot.hidden.blocks if snapshot.hidden is not None else ():
+            self._row_pins[block] -= 1
+            if self._row_pins[block] == 0:
+                del self._row_pins[block]
+                self.nbytes -= block.nbytes
+        for node in self._tree.remove(snapshot):
+            self._unpin_node(node)
 
+    def _touch(self, snapshot: Snapshot) -> None:
+        del self._snapshots[snapshot]
+        self._snapshots[snapshot] = None
 
-def _common_prefix_len(a: Seq[int], b: Seq[int]) -> int:
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))
+    def _pin(self, group: int, blocks: Seq[int]) -> None:
+        pins = self._pins[group]
+        for block in blocks:
+            if pins[block] == 0:
+                self._kv_cache.share(group, block)
+                self.nbytes += self._block_nbytes[group]
+            pins[block] += 1
+
+    def _unpin(self, group: int, blocks: Seq[int]) -> None:
+        pins = self._pins[group]
+        for block in blocks:
+            pins[block] -= 1
+            if pins[block] == 0:
+                del pins[block]
+                self.nbytes -= self._block_nbytes[group]
+                self._kv_cache.give_back(group, block)
+
+    def _unpin_node(self, node: Node) -> None:
+        for group, block in zip(self._full_groups, node.blocks, strict=True):
+            self._unpin(group, (block,))
+
+    def _pin_rows(self, snapshot: Snapshot) -> None:
+        for block in snapshot.hidden.blocks if snapshot.hidden is not None else ():
+            if self._row_pins[block] == 0:
+                self.nbytes += block.nbytes
+            self._row_pins[block] += 1

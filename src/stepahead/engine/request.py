@@ -8,6 +8,7 @@ import numpy as np
 
 from stepahead.engine.params import MAX_SEED, SamplingParams, Speculation
 from stepahead.engine.replay import Replay
+from stepahead.engine.snapshot import HiddenRows, Snapshot
 from stepahead.engine.token_counts import TokenCounts
 from stepahead.errors import RequestError
 
@@ -42,6 +43,8 @@ class Request:
     text: TextStream | None = None
     depth: int = 0  # resolved: the most draft tokens a step
     replay: Replay | None = None  # stands in for the target's choices
+    # Where other prompts may part from this one, such as the ends of messages: numbers of tokens.
+    snapshot_positions: tuple[int, ...] = ()
 
     @property
     def is_priced(self) -> bool:
@@ -117,10 +120,7 @@ def _add(counts: dict[str, int], source: str, count: int) -> None:
 
 
 class SequenceKV:
-    """A sequence's hold on the KV cache; outlives the sequence when its prefix is kept for the next turn.
-
-    `kv_id` names it for proposers, which keep state of their own per cached sequence.
-    """
+    """A sequence's hold on the KV cache. `kv_id` names it for proposers, which keep state of their own for each."""
 
     __slots__ = ("kv_id", "num_tokens", "tables")
 
@@ -139,6 +139,7 @@ class Sequence:
         "error",
         "finish_reason",
         "grammar",
+        "hidden_rows",
         "is_aborted",
         "kv",
         "logprobs",
@@ -146,6 +147,8 @@ class Sequence:
         "num_computed_tokens",
         "num_passes",
         "request",
+        "snapshot_positions",
+        "snapshots",
         "stats",
         "stop_reason",
         "text",
@@ -158,7 +161,10 @@ class Sequence:
         self.kv = kv
         self.token_ids: list[int] = list(request.prompt_ids)  # committed: prompt and output
         self.num_computed_tokens = kv.num_tokens  # rows of the trunk that need not be run again
-        self.num_cached_tokens = 0  # of the prompt, taken from a finished sequence's KV at admission
+        self.num_cached_tokens = 0  # of the prompt, found in the prefix cache at admission
+        self.hidden_rows: HiddenRows | None = None  # of these, while the proposer begins
+        self.snapshot_positions: list[int] = []  # still to come, the next one last
+        self.snapshots: list[Snapshot] = []  # of this step, ascending; not yet published
         self.draft: Draft = NO_DRAFT
         self.grammar = request.params.grammar
         self.text = ""

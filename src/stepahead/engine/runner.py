@@ -11,7 +11,11 @@ from stepahead.backends.base import Backend, Floats, Ints, KVBlocks, Tensor
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows, attention_rows
 from stepahead.engine.kv_cache import SLACK, KVCache, size_groups
 from stepahead.engine.metrics import EngineMetrics
+from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
+
+CACHED_SEQUENCES = 2
+"""The prefix cache may take what this many sequences of the whole context take, unless told otherwise."""
 
 
 class StepInterrupted(Exception):  # noqa: N818 - a signal between engine and checkpoint, no fault of anyone's
@@ -25,7 +29,16 @@ def never_interrupt() -> None:
 class ModelRunner:
     """One model on one backend, with its KV memory. kv[i] belongs to layer i."""
 
-    def __init__(self, model: Model, backend: Backend, kv_cache: KVCache, kv: tuple[KVBlocks, ...]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        backend: Backend,
+        kv_cache: KVCache,
+        kv: tuple[KVBlocks, ...],
+        block_nbytes: tuple[int, ...] | None = None,
+        cache_nbytes: int | None = None,
+    ) -> None:
+        """block_nbytes: what a block of each KV group takes; cache_nbytes: what a prefix cache may, None: no limit."""
         assert len(kv) == len(model.layers)
         self.model = model
         self.backend = backend
@@ -33,6 +46,8 @@ class ModelRunner:
         self.kv = kv
         self.checkpoint: Checkpoint = never_interrupt  # called between layers; the engine sets its own
         self.metrics = EngineMetrics()
+        self.block_nbytes = block_nbytes
+        self.cache_nbytes = cache_nbytes
         self._has_experts = any(layer.is_moe for layer in model.layers[: model.num_trunk_layers])
         # Of the last trunk pass: entry j is how many experts its rows 0 to j touched, see Backend.routed_experts.
         self.expert_growth: tuple[int, ...] = ()
@@ -47,14 +62,35 @@ class ModelRunner:
         max_num_seqs: int,
         chunk_tokens: int,
         slack: int = SLACK,
+        cache_nbytes: int | None = None,
     ) -> "ModelRunner":
-        """A runner with KV for max_num_seqs sequences of context_length. Memory is taken as it is touched."""
+        """A runner with KV for max_num_seqs sequences of context_length, and sliding windows for cache_nbytes more.
+
+        None: as much as CACHED_SEQUENCES such sequences take. Memory is taken as it is touched.
+        """
         num_blocks = size_groups(model.kv_specs, context_length, max_num_seqs, chunk_tokens, slack)
+        block_nbytes = _block_nbytes(model, backend, kv_type)
+        if cache_nbytes is None:
+            all_nbytes = sum(nbytes * count for nbytes, count in zip(block_nbytes, num_blocks, strict=True))
+            cache_nbytes = CACHED_SEQUENCES * all_nbytes // max_num_seqs
+        num_blocks = tuple(
+            count if spec.is_draft or spec.window is None else count + cache_nbytes // nbytes
+            for spec, count, nbytes in zip(model.kv_specs, num_blocks, block_nbytes, strict=True)
+        )
         kv = tuple(
             backend.new_kv(num_blocks[layer.kv_group], layer.num_kv_heads, layer.head_dim, kv_type)
             for layer in model.layers
         )
-        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv)
+        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, cache_nbytes)
+
+    def new_prefix_cache(self) -> PrefixCache:
+        """An empty one, for what this runner computes."""
+        return PrefixCache(self.kv_cache, self.block_nbytes, self.cache_nbytes)
+
+    def copy_block(self, group: int, old: int, new: int) -> None:
+        """In every layer of a KV group."""
+        for layer in self.kv_cache.specs[group].layers:
+            self.backend.copy_block(self.kv[layer], old, new)
 
     def forward(self, batch: ScheduledBatch) -> ForwardOutput:
         """The trunk over a step's rows; logits for the rows that verify reads."""
@@ -106,6 +142,17 @@ class ModelRunner:
         token_ids = np.array([token for rows in batch.rows for token in _row_tokens(rows)], dtype=np.int32)
         logit_rows = np.array([row for rows in batch.rows for row in _logit_rows(rows)], dtype=np.int32)
         return ForwardBatch(token_ids, positions, attention, logit_rows)
+
+
+def _block_nbytes(model: Model, backend: Backend, kv_type: str) -> tuple[int, ...]:
+    """What a block takes, in all layers of a group."""
+    return tuple(
+        sum(
+            backend.new_kv(1, layer.num_kv_heads, layer.head_dim, kv_type).nbytes
+            for layer in (model.layers[index] for index in spec.layers)
+        )
+        for spec in model.kv_specs
+    )
 
 
 def _spans(batch: ScheduledBatch, group: int) -> list[RowSpan]:

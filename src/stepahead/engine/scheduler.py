@@ -1,6 +1,6 @@
 """Who computes which tokens this step, and what becomes of the verdicts.
 
-Owns the life of a sequence: waiting, running, finished, parked. There is no prefill or decode phase: a sequence has
+Owns the life of a sequence: waiting, running, finished. There is no prefill or decode phase: a sequence has
 num_computed_tokens and a target, and each step lets the first catch up under a budget of rows. A request is admitted
 when its worst case fits beside the others', so that a running sequence never waits for memory. Knows positions and
 blocks; not models, logits, or where drafts come from.
@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
+from stepahead.backends.base import BLOCK_SIZE
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.chunk_budget import ChunkBudget
 from stepahead.engine.commit import commit_abort, commit_verdict
 from stepahead.engine.kv_cache import Drop, KVCache, blocks_needed
-from stepahead.engine.prefix_cache import PrefixCache
+from stepahead.engine.prefix_cache import Hit, PrefixCache
 from stepahead.engine.request import NO_DRAFT, Draft, FinishReason, Request, RequestOutput, Sequence, Verdict
 from stepahead.engine.row_shares import rows_of_step
 from stepahead.errors import CapacityError, RequestError
@@ -22,8 +23,14 @@ from stepahead.errors import CapacityError, RequestError
 Admit = Callable[[Sequence], None]
 """Told that a sequence was admitted; sequence.kv may hold a prefix."""
 
+CopyBlock = Callable[[int, int, int], None]
+"""Copies a block of a KV group: group, old, new."""
 
-def _ignore(_: object) -> None:
+SNAPSHOT_TOKENS = 1024
+"""Of a prompt: a snapshot is taken every so many tokens."""
+
+
+def _ignore(*_: object) -> None:
     pass
 
 
@@ -37,25 +44,23 @@ class Scheduler:
         chunk_tokens: int,
         drop: Drop = _ignore,
         max_step_ms: float | None = None,
+        cache: PrefixCache | None = None,
     ) -> None:
         """max_step_ms: what a step may take while somebody decodes, as far as prompts can help it; None: no limit."""
         assert 1 <= max_num_seqs <= chunk_tokens, "every running sequence may want a row of the same step"
         self.chunk_budget = ChunkBudget(max_step_ms)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
-        self.on_admit: Admit = _ignore  # the engine sets its own
+        self.on_admit: Admit = _ignore  # the engine sets its own, and the next
+        self.copy_block: CopyBlock = _ignore
+        self.prefix_cache = PrefixCache(kv_cache) if cache is None else cache
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._chunk_tokens = chunk_tokens
         self._on_drop = drop
         self._trunk_groups = [group for group, spec in enumerate(kv_cache.specs) if not spec.is_draft]
-        # Memory is taken as it is touched: in groups that keep every row, parked sequences touch together no more
-        # than one running sequence may.
-        limits = (
-            max(1, blocks // max_num_seqs) if spec.window is None else blocks
-            for spec, blocks in zip(kv_cache.specs, kv_cache.num_blocks, strict=True)
-        )
-        self.parked = PrefixCache(kv_cache, max_num_seqs, tuple(limits), drop)
+        self._full_groups = [group for group in self._trunk_groups if kv_cache.specs[group].window is None]
+        self._has_heads = any(spec.is_draft for spec in kv_cache.specs)
 
     @property
     def has_unfinished(self) -> bool:
@@ -80,8 +85,8 @@ class Scheduler:
             del sequence.logprobs[sequence.num_output_tokens :]  # of a step that failed in verify
             rows = _scheduled_rows(sequence, num_rows, first_row, logits_start)
             for group in self._trunk_groups:
-                is_claimed = self._kv_cache.claim(sequence.kv, group, rows.start, rows.end)
-                assert is_claimed, "admission reserved these blocks"
+                while not self._kv_cache.claim(sequence.kv, group, rows.start, rows.end):
+                    self._make_room()
             first_row += num_rows
             logits_start += rows.num_logits
             batch.append(rows)
@@ -98,6 +103,7 @@ class Scheduler:
                 # The last token has not been through the trunk. (An accepted one that ended its sequence has: the
                 # one row is given up, so that the rule has no exception.)
                 num_tokens = len(sequence.token_ids) - 1
+            self._take_snapshots(sequence, num_tokens)
             self._kv_cache.advance(sequence.kv, rows.end, num_tokens)
             sequence.num_computed_tokens = num_tokens
         return outputs
@@ -108,14 +114,15 @@ class Scheduler:
         self.chunk_budget.learn(batch.num_rows - sum(count for count, _ in chunks), chunks, milliseconds)
 
     def retire(self) -> None:
-        """Take finished sequences out and park their KV for the next turn; after the proposer has observed the step."""
+        """Publish what snapshots were taken and take finished sequences out; after the proposer has observed."""
+        for sequence in self.running:
+            for snapshot in sequence.snapshots:
+                self.prefix_cache.publish(snapshot, sequence.kv, sequence.token_ids)
+            sequence.snapshots.clear()
         finished = [sequence for sequence in self.running if sequence.is_finished]
         self.running = [sequence for sequence in self.running if not sequence.is_finished]
         for sequence in finished:
-            if sequence.finish_reason is FinishReason.ABORT:
-                self._drop(sequence)
-            else:
-                self.parked.park(sequence.kv, sequence.token_ids)
+            self._drop(sequence)
 
     def drop_aborted(self) -> list[RequestOutput]:
         """End every sequence whose abort flag is set, and free what it holds."""
@@ -150,38 +157,97 @@ class Scheduler:
             self.waiting.popleft()
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Reserve a sequence's worst case and start it from the longest parked prefix; False: it must wait."""
-        needed = self._blocks_needed(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
-        room = self._unreserved()
-        if any(needed[group] > room[group] for group in self._trunk_groups):
-            return False  # not even with nothing parked: so nothing is evicted for it
-        entry, num_reused = self.parked.match(sequence.request.prompt_ids)
-        while len(self.parked) > (entry is not None) and any(
-            need + self.parked.num_held(group, besides=entry) > room[group] for group, need in enumerate(needed)
-        ):
-            self.parked.evict(besides=entry)
-        if entry is not None:
-            sequence.kv = self.parked.take(entry, num_reused)
-        sequence.num_cached_tokens = sequence.num_computed_tokens = num_reused
+        """Reserve a sequence's worst case and start it from the longest known prefix; False: it must wait."""
+        request = sequence.request
+        needs_hidden = self._has_heads and request.speculation.mode != "off"
+        hit = self.prefix_cache.match(request.prompt_ids, needs_hidden)
+        if not self._has_room(sequence, hit):
+            return False
+        if hit is not None:
+            self._attach(sequence, hit)
+        num_known = sequence.num_cached_tokens = sequence.num_computed_tokens = sequence.kv.num_tokens
+        sequence.snapshot_positions = _snapshot_positions(request, num_known, self._kv_cache.slack)
         self.running.append(sequence)
         self.on_admit(sequence)
+        sequence.hidden_rows = None
         return True
 
-    def _unreserved(self) -> list[int]:
-        """Blocks of each group that no running sequence may ever come to need; parked ones are among them."""
-        room = list(self._kv_cache.num_blocks)
-        for sequence in self.running:
-            needed = self._blocks_needed(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
-            room = [blocks - need for blocks, need in zip(room, needed, strict=True)]
-        return room
+    def _has_room(self, sequence: Sequence, hit: Hit | None) -> bool:
+        """True if the worst cases of all that run and of this one fit; what the cache alone holds can be had back."""
+        blocks = self._kv_cache.num_blocks
+        worst_cases = [self._worst_case(each) for each in (*self.running, sequence)]
+        needed = [sum(counts) for counts in zip(*worst_cases, strict=True)]
+        for group in self._full_groups:
+            if needed[group] > blocks[group]:
+                needed[group] -= self._num_shared(group, hit)
+        return all(needed[group] <= blocks[group] for group in self._trunk_groups)
+
+    def _num_shared(self, group: int, hit: Hit | None) -> int:
+        """Blocks that are needed once, though several count them, in a group that gives none back before the end.
+
+        In a sliding group each sequence will have a window of its own.
+        """
+        holds = [sequence.kv.tables[group] for sequence in self.running]
+        if hit is not None:
+            holds.append(list(hit.blocks[group][: hit.num_tokens // BLOCK_SIZE]))
+        return sum(map(len, holds)) - len(set().union(*holds))
+
+    def _attach(self, sequence: Sequence, hit: Hit) -> None:
+        """Let a sequence go on from a hit; a last block that is not full becomes its own, since it writes to it."""
+        kv, kv_cache = sequence.kv, self._kv_cache
+        self.prefix_cache.attach(hit, kv)
+        sequence.hidden_rows = hit.snapshot.hidden
+        last = hit.num_tokens // BLOCK_SIZE
+        for group in self._trunk_groups if hit.num_tokens % BLOCK_SIZE else ():
+            while kv_cache.is_shared(kv, group, last):
+                replaced = kv_cache.replace(kv, group, last)
+                if replaced is not None:
+                    self.copy_block(group, *replaced)
+                    break
+                self._make_room()
+
+    def _take_snapshots(self, sequence: Sequence, num_tokens: int) -> None:
+        """Where the sequence has come by or ends, before the sliding groups give back what lies behind."""
+        due: list[int] = []
+        positions = sequence.snapshot_positions
+        while positions and positions[-1] <= num_tokens:
+            due.append(positions.pop())
+        if sequence.is_finished and sequence.finish_reason is not FinishReason.ABORT and num_tokens not in due:
+            due.append(num_tokens)
+        for position in due:
+            sequence.snapshots.append(self.prefix_cache.take(sequence.kv, position))
+
+    def _make_room(self) -> None:
+        has_evicted = self.prefix_cache.evict()
+        assert has_evicted, "admission reserved these blocks"
+
+    def _worst_case(self, sequence: Sequence) -> tuple[int, ...]:
+        return self._blocks_needed(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
 
     def _blocks_needed(self, num_tokens: int) -> tuple[int, ...]:
         slack = self._kv_cache.slack
         return tuple(blocks_needed(spec, num_tokens, self._chunk_tokens, slack) for spec in self._kv_cache.specs)
 
     def _drop(self, sequence: Sequence) -> None:
+        for snapshot in sequence.snapshots:
+            self.prefix_cache.discard(snapshot)
+        sequence.snapshots.clear()
         self._on_drop(sequence.kv)
         self._kv_cache.release(sequence.kv)
+
+
+def _snapshot_positions(request: Request, num_known: int, slack: int) -> list[int]:
+    """Where snapshots of a prompt are taken beyond what is known of it, descending.
+
+    A snapshot serves whoever has up to slack tokens fewer, so that another so close before it is not needed.
+    """
+    num_prompt = len(request.prompt_ids)
+    wanted = {*request.snapshot_positions, *range(SNAPSHOT_TOKENS, num_prompt, SNAPSHOT_TOKENS), num_prompt}
+    positions: list[int] = []
+    for position in sorted(wanted, reverse=True):
+        if num_known < position <= num_prompt and (not positions or position + slack < positions[-1]):
+            positions.append(position)
+    return positions
 
 
 def _scheduled_rows(sequence: Sequence, num_rows: int, first_row: int, logits_start: int) -> ScheduledRows:

@@ -17,7 +17,8 @@ This file owns these positions; it knows nothing about passes, blocks or samplin
 
 from dataclasses import dataclass
 
-from stepahead.backends.base import Backend, Tensor
+from stepahead.backends.base import BLOCK_SIZE, Backend, Tensor
+from stepahead.engine.snapshot import HiddenRows, RowBlock
 from stepahead.models.model import Chain, DraftSpec
 from stepahead.speculative.hidden_tail import HiddenTail
 
@@ -42,6 +43,7 @@ class HeadCache:
     __slots__ = (
         "_backend",
         "_hidden_size",
+        "_saved",
         "_spec",
         "chain",
         "first_output",
@@ -62,11 +64,15 @@ class HeadCache:
         self.first_output = [0] * spec.num_heads
         self.trimmed = [0] * spec.num_heads
         self.num_computed = 0  # rows of the trunk when last told
-        # Level k is read from one row before the first that head k needs, and holds draft rows beyond the last.
+        self._saved: dict[int, RowBlock] = {}  # by first position: full blocks of level 0 that snapshots have
+        # Level k is read from one row before the first that head k needs, and holds draft rows beyond the last. Level
+        # 0 is saved from a block's first row on.
         capacities = [
             None if spec.window is None else (spec.num_heads - level) * spec.window + spec.max_depth + slack
             for level in range(spec.num_heads)
         ]
+        if capacities[0] is not None:
+            capacities[0] += BLOCK_SIZE
         self.levels = [HiddenTail(backend, hidden_size, capacity) for capacity in capacities]
         self._seed()
 
@@ -84,6 +90,8 @@ class HeadCache:
 
     def truncate(self, num_tokens: int) -> None:
         """The trunk holds rows below num_tokens only: nothing later counts here."""
+        if num_tokens < self.num_computed:
+            self._saved = {first: block for first, block in self._saved.items() if first + BLOCK_SIZE <= num_tokens}
         self.num_computed = num_tokens
         self.levels[0].truncate(num_tokens)
         if num_tokens == 0:
@@ -104,6 +112,35 @@ class HeadCache:
         if num_computed < max(self.next_row) or num_computed <= start:
             self.truncate(num_computed)
         self.num_computed = num_computed
+
+    def save(self) -> HiddenRows | None:
+        """The trunk's rows that heads may want of a sequence that goes on from here; None: some are not known."""
+        level = self.levels[0]
+        first = -(-max(level.start, 0) // BLOCK_SIZE) * BLOCK_SIZE
+        lowest = 0
+        if first > 0:
+            if self._spec.window is None:
+                return None
+            lowest = first + self._spec.num_heads * self._spec.window
+        if level.end != self.num_computed or lowest > level.end:
+            return None
+        blocks = [self._save_block(start) for start in range(first, level.end, BLOCK_SIZE)]
+        self._saved = {block.first: block for block in blocks if block.rows.shape[0] == BLOCK_SIZE}
+        return HiddenRows(tuple(blocks), lowest)
+
+    def restore(self, hidden: HiddenRows, num_tokens: int) -> None:
+        """Begin with the first num_tokens tokens of a sequence whose rows were saved. No head has run yet."""
+        assert self.num_computed == 0, "rows are restored into an empty cache"
+        level = self.levels[0]
+        if hidden.blocks and hidden.blocks[0].first > 0:
+            level.restart(hidden.blocks[0].first)
+        for block in hidden.blocks:
+            num_rows = min(block.rows.shape[0], num_tokens - block.first)
+            if num_rows > 0:
+                level.store(block.first, block.rows, 0, num_rows)
+            if num_rows == BLOCK_SIZE:
+                self._saved[block.first] = block
+        self.num_computed = num_tokens
 
     def prepare(self, position: int, num_heads: int) -> None:
         """Before drafting from `position` with the first num_heads heads: those that cannot go on start anew."""
@@ -179,6 +216,16 @@ class HeadCache:
         """The first row that a head can run: in the trained chain rows p <= k do not exist, llama.cpp's has a row 0."""
         oldest = self.levels[0].start
         return max(oldest, 0) + 1 + head if self.chain == "exact" else oldest + 1
+
+    def _save_block(self, start: int) -> RowBlock:
+        """The rows from `start` on, at most a block: those of an earlier snapshot, where it has them."""
+        block = self._saved.get(start)
+        if block is None:
+            level = self.levels[0]
+            end = min(start + BLOCK_SIZE, level.end)
+            block = RowBlock(start, self._backend.zeros(end - start, self._hidden_size))
+            level.copy(start, end, block.rows, 0)
+        return block
 
     def _seed(self) -> None:
         """Row -1 of level 0, which llama.cpp's chain reads, is zero."""

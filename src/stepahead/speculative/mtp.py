@@ -28,8 +28,9 @@ WantsMore = Callable[[DraftJob, float], bool]
 class MtpProposer:
     """A Proposer (speculative/proposer.py) over the heads of one model.
 
-    State is kept by kv_id, so that it stays with a prefix that is parked and reused. Nothing is kept for requests
-    that never draft (mode "off").
+    State is kept by kv_id. Snapshots get the trunk's hidden rows alone: a sequence that goes on from one rebuilds the
+    heads' own state from them, and drafts as if it had computed its whole prompt. Nothing is kept for requests that
+    never draft (mode "off").
     """
 
     def __init__(self, runner: HeadRunner, sampler: Sampler, max_rows: int = MAX_ROWS) -> None:
@@ -41,9 +42,12 @@ class MtpProposer:
         self._caches: dict[int, HeadCache] = {}
 
     def begin(self, sequence: Sequence) -> None:
-        """Start from what is known of the prefix that sequence.kv holds: all, some or none of its hidden rows."""
+        """Start from the hidden rows of the prefix that sequence.kv holds."""
         if sequence.request.speculation.mode != "off":
-            self._cache(sequence.kv).truncate(sequence.num_computed_tokens)
+            cache = self._cache(sequence.kv)
+            if sequence.hidden_rows is not None:
+                cache.restore(sequence.hidden_rows, sequence.num_computed_tokens)
+            cache.truncate(sequence.num_computed_tokens)
             self._note(sequence.token_ids)
 
     @property
@@ -107,10 +111,19 @@ class MtpProposer:
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
         """Keep the hidden rows that stand; those of rejected draft tokens are beyond num_computed_tokens."""
         for rows, verdict in zip(batch.rows, verdicts, strict=True):
-            cache = self._caches.get(rows.sequence.kv.kv_id)
-            if cache is not None:
-                self._note(() if verdict is None else verdict.token_ids)
-                cache.observe(rows.start, hidden, rows.first_row, rows.sequence.num_computed_tokens)
+            sequence = rows.sequence
+            cache = self._caches.get(sequence.kv.kv_id)
+            if cache is None:
+                continue
+            self._note(() if verdict is None else verdict.token_ids)
+            start, first_row = rows.start, rows.first_row
+            for snapshot in sequence.snapshots:
+                cache.observe(start, hidden, first_row, snapshot.position)
+                snapshot.hidden = cache.save()
+                first_row += snapshot.position - start
+                start = snapshot.position
+            if start < sequence.num_computed_tokens or not sequence.snapshots:
+                cache.observe(start, hidden, first_row, sequence.num_computed_tokens)
 
     def forget(self, kv: SequenceKV) -> None:
         self._caches.pop(kv.kv_id, None)

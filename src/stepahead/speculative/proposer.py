@@ -13,7 +13,7 @@ class Proposer(Protocol):
     """begin, then in every step propose and observe, at last forget."""
 
     def begin(self, sequence: Sequence) -> None:
-        """A sequence was admitted; sequence.kv may already hold a prefix that this proposer has observed."""
+        """A sequence was admitted; sequence.kv may already hold a prefix: see sequence.hidden_rows."""
         ...
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
@@ -22,11 +22,14 @@ class Proposer(Protocol):
         ...
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
-        """After commit. `hidden` has the batch's rows; bookkeeping only, no pass over the model."""
+        """After commit. `hidden` has the batch's rows; bookkeeping only, no pass over the model.
+
+        Whoever needs hidden rows sets those of sequence.snapshots, which were taken within the step.
+        """
         ...
 
     def forget(self, kv: SequenceKV) -> None:
-        """The cached sequence is gone: drop what is kept for it."""
+        """The sequence is gone: drop what is kept for it."""
         ...
 
 

@@ -290,3 +290,18 @@ def test_caches_that_cannot_be_are_refused() -> None:
         BEST.new_kv(0, 1, 64, "f16")
     with pytest.raises(BackendError, match="more than any memory"):
         BEST.new_kv(2**30, 2**10, 2**10, "f16")
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_a_block_is_copied_whole(kv_type: str) -> None:
+    kv = BEST.new_kv(3, 2, 64, kv_type)
+    x = normal(np.random.default_rng(8), 192, 128)
+    rows = attention_rows(range(192), [0] * 192, [0] * 192, [[0, 1, 2]])
+    BEST.kv_write(kv, BEST.upload(x), BEST.upload(-x), rows)
+    before = kv.numpy().reshape(2, 3, -1).copy()
+    BEST.copy_block(kv, 2, 0)
+    after = kv.numpy().reshape(2, 3, -1)
+    assert (after[:, 0] == before[:, 2]).all() and not (before[:, 0] == before[:, 2]).all()
+    assert (after[:, 1:] == before[:, 1:]).all()
+    with pytest.raises(BackendError, match="copy_block: 0 to 3, there are 3 blocks"):
+        BEST.copy_block(kv, 0, 3)

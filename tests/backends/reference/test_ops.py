@@ -174,3 +174,16 @@ def test_rows_move(backend: ReferenceBackend) -> None:
     assert (target[3:5] == x[1:3]).all() and not target[:3].any() and not target[5].any()
     assert (backend.gather_rows(x, np.array([3, 3, 0], np.int32)) == x[[3, 3, 0]]).all()
     assert (backend.concat(x, x)[:, 3:] == x).all() and (backend.add(x, x) == 2 * x).all()
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
+def test_a_block_is_copied_whole(kv_type: str) -> None:
+    backend = ReferenceBackend()
+    kv = backend.new_kv(3, 2, 32, kv_type)
+    rows = attention_rows([RowSpan(0, 150, [0, 1, 2])], None)
+    backend.kv_write(kv, normal(150, 64), normal(150, 64), rows)
+    before = [part.copy() for part in (kv.k, kv.v)]
+    backend.copy_block(kv, 0, 1)
+    for part, old in zip((kv.k, kv.v), before, strict=True):
+        assert (part[64:128] == old[:64]).all() and not (old[:64] == old[64:128]).all()
+        assert (part[:64] == old[:64]).all() and (part[128:150] == old[128:150]).all()

@@ -107,6 +107,12 @@ class CpuBackend:
             raise BackendError(f"kv_type={kv_type!r} is unknown; give one of {', '.join(KV_TYPES)}")
         return _native.KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type)
 
+    def copy_block(self, kv: _native.KVBlocks, old: int, new: int) -> None:
+        if not (0 <= old < kv.num_blocks and 0 <= new < kv.num_blocks):
+            raise BackendError(f"copy_block: {old} to {new}, there are {kv.num_blocks} blocks")
+        blocks = kv.numpy().reshape(2, kv.num_blocks, -1)  # keys, then values: the memory itself
+        blocks[:, new] = blocks[:, old]
+
     def begin_step(self) -> None:
         self._context.begin_step()  # buffers return to the pool when Python drops them
 

@@ -133,6 +133,10 @@ class ReferenceBackend:
         shape = (num_blocks * BLOCK_SIZE, num_kv_heads, head_dim)
         return ReferenceKV(np.empty(shape, dtype), np.empty(shape, dtype), kv_type)
 
+    def copy_block(self, kv: ReferenceKV, old: int, new: int) -> None:
+        for rows in (kv.k, kv.v):
+            rows[new * BLOCK_SIZE : (new + 1) * BLOCK_SIZE] = rows[old * BLOCK_SIZE : (old + 1) * BLOCK_SIZE]
+
     def begin_step(self) -> None:
         self._routed = []
 
