@@ -148,6 +148,8 @@ async def events(model: ScriptedModel, script: Script, is_chat: bool) -> AsyncIt
 
 def chunk_of(item: tuple[Any, ...], is_chat: bool) -> dict[str, Any]:
     kind, value = item[:2]
+    if kind == "progress":
+        return {"choices": [{"index": 0, "delta": {}, "finish_reason": None}], "prompt_progress": value}
     if not is_chat:
         choice = {"index": 0, "text": value, "finish_reason": None}
     elif kind == "call":

@@ -378,3 +378,42 @@ def test_a_step_that_thinks_and_speaks_counts_once(tab):
     tab.wait_idle()
     page.keyboard.press("Alt+t")
     assert page.evaluate(MARKED) == "Yes, "
+
+
+def test_an_edit_while_an_answer_streams_takes_its_place(tab):
+    page = tab.open()
+    tab.model.says(Script(content("word " * 4000, pause=0.02)), Script(content("Better.")))
+    tab.send("Wrong")
+    expect(page.locator(".answer > .markdown")).to_contain_text("word")
+    page.locator(".question").hover()
+    page.get_by_role("button", name="Edit the message").click()
+    page.get_by_role("textbox", name="Edit the message").fill("Right")
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer > .markdown")).to_have_text("Better.")
+    tab.wait_idle()
+    assert tab.model.num_aborted == 1
+    assert tab.model.requests[1]["messages"] == [{"role": "user", "content": "Right"}]
+
+
+def test_a_prompt_that_takes_its_time_says_how_far_it_is(tab):
+    page = tab.open()
+    progress = {"total": 3000, "cache": 0, "processed": 1024}
+    tab.model.says(Script([("progress", progress), GATE, *content("Done.")]))
+    tab.send("Much text")
+    expect(page.locator(".waiting")).to_have_text("Reading: 1,024 of 3,000 tokens")
+    tab.model.is_open = True
+    tab.wait_idle()
+    expect(page.locator(".waiting")).to_be_hidden()
+
+
+def test_text_files_become_part_of_the_message(tab, tmp_path: Path):
+    page = tab.open()
+    code, picture = tmp_path / "a.py", tmp_path / "b.png"
+    code.write_text('x = """```"""\n')
+    picture.write_bytes(b"\x89PNG\x00\xff")
+    page.set_input_files("#attachment", [code, picture])
+    expect(page.locator(".notice")).to_contain_text("b.png is no text")
+    assert page.input_value("#message") == 'a.py:\n````py\nx = """```"""\n````\n'
+    page.press("#message", "Enter")
+    tab.wait_idle()
+    assert tab.model.requests[0]["messages"][0]["content"].startswith("a.py:\n````py")

@@ -17,7 +17,9 @@ export class AnswerView {
     this.reasoning = new ReasoningFold();
     this.calls = el("div", { class: "calls" });
     this.callViews = [];
-    this.waiting = el("div", { class: "waiting", "aria-hidden": "true" }, el("span"), el("span"), el("span"));
+    this.waiting = el("div", { class: "waiting" }, el("i"), el("i"), el("i"));
+    this.progress = el("span", { class: "waiting-text" });
+    this.waiting.append(this.progress);
     this.problem = el("div", {});
     this.tools = el("div", { class: "turn-actions" });
     this.node = el("article", { class: "turn answer", "data-id": turn.id },
@@ -34,6 +36,7 @@ export class AnswerView {
     this.reasoning.update(turn, isStreaming);
     if (!this.isSelectedIn() || !isStreaming) this.updateText(!isStreaming);
     this.waiting.hidden = !isStreaming || Boolean(turn.content || turn.reasoning || turn.toolCalls.length);
+    this.progress.textContent = progressText(turn.progress);
     this.updateCalls(isStreaming);
     if (!isStreaming || this.wasStreaming !== isStreaming) this.updateFrame(isStreaming);
     this.wasStreaming = isStreaming;
@@ -103,6 +106,12 @@ export function problemCard(turn, actions) {
   const wait = error?.retryAfter ? ` The server suggests waiting ${Math.ceil(error.retryAfter)} s.` : "";
   return el("div", { class: "problem", role: "alert" }, icon("alert"),
     el("div", {}, el("p", {}, (error?.message ?? "Something went wrong.") + wait), button));
+}
+
+function progressText(progress) {
+  if (!progress?.total) return "";
+  const [done, total] = [progress.processed, progress.total].map((count) => count.toLocaleString("en"));
+  return `Reading: ${done} of ${total} tokens`;
 }
 
 export function describe(stats) {

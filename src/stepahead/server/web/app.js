@@ -38,12 +38,14 @@ class App {
       retry: (turn) => chat.retry(turn), choose: (turn, offset) => chat.choose(turn, offset),
       edit: (turn, text) => chat.edit(turn, text), editText: (text) => chat.editText(text),
       answerCalls: (turn, results) => chat.answerCalls(turn, results), useKey: (turn) => this.useKey(turn),
+      settings: () => this.openSettings(),
     };
     this.transcript = new Transcript($(".frame"), $(".jump"), actions);
     this.document = new DocumentView($(".frame"), $(".jump"), actions);
     this.strip = new Strip($(".strip"), () => this.toggleTint());
     this.composer = new Composer($(".composer"), {
       send: (text) => this.send(text), stop: () => chat.stop(), editLast: () => this.view.editLast(),
+      tell: (problem) => this.notice(problem, ["Close", () => this.notice(null)]),
     });
     this.sidebar = new Sidebar($(".conversations"), $(".search"), {
       open: (id) => this.open(id), rename: (conversation, title) => chat.rename(conversation, title),
@@ -68,7 +70,7 @@ class App {
     $(".new-conversation").prepend(icon("plus"));
     $(".new-conversation").addEventListener("click", () => this.startNew());
     $(".show-sidebar").append(icon("menu"));
-    $(".close-sidebar").append(icon("x"));
+    $(".close-sidebar").append(icon("list"));
     $(".jump").append(icon("end"));
     for (const selector of [".show-sidebar", ".close-sidebar", ".veil"]) {
       $(selector).addEventListener("click", () => this.toggleSidebar());
@@ -256,6 +258,7 @@ class App {
     Object.assign(this.settings, changed);
     this.store.saveSettings(this.settings);
     if (system !== null) this.chat.setSystem(system);
+    this.draw();
   }
 
   toggleTint() {

@@ -3,7 +3,7 @@
 import { ApiFailure } from "./api.js";
 import { addNode, chooseSibling, lastTurn, newConversation, shown } from "./conversation.js";
 import { forRequest } from "./settings.js";
-import { runTurn } from "./turn.js";
+import { dropPassing, runTurn } from "./turn.js";
 
 const SAVE_MS = 2000;
 
@@ -27,7 +27,7 @@ export class Chat {
   adopt(conversation) {
     for (const node of Object.values(conversation.nodes)) {
       if (node.status === "streaming") node.status = "stopped";
-      for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom", "numAccepted"]) delete node[name];
+      dropPassing(node);
     }
     this.conversations.set(conversation.id, conversation);
     if (this.current.id === conversation.id) this.current = conversation;
@@ -68,17 +68,19 @@ export class Chat {
     this.generate(current, lastTurn(current).id);
   }
 
-  edit(turn, text) {
-    if (this.isRunning) return;
-    const node = addNode(this.current, turn.parent, { role: "user", content: text });
-    this.generate(this.current, node.id);
+  async edit(turn, text) {
+    const { current } = this;
+    await this.interrupt(current);
+    const node = addNode(current, turn.parent, { role: "user", content: text });
+    this.generate(current, node.id);
   }
 
   // Of a completion: the whole text becomes one turn, a new branch of the beginning.
-  editText(text) {
-    if (this.isRunning) return;
-    if (text) addNode(this.current, "root", { role: "user", content: text });
-    this.save(this.current);
+  async editText(text) {
+    const { current } = this;
+    await this.interrupt(current);
+    if (text) addNode(current, "root", { role: "user", content: text });
+    this.save(current);
     this.onchange();
   }
 
@@ -110,7 +112,6 @@ export class Chat {
   }
 
   choose(turn, offset) {
-    if (this.isRunning) return;
     chooseSibling(this.current, turn, offset);
     this.save(this.current);
     this.onchange();
@@ -120,11 +121,21 @@ export class Chat {
     this.running.get(conversation.id)?.controller.abort();
   }
 
+  // One answer at a time in a conversation.
+  async interrupt(conversation) {
+    this.stop(conversation);
+    await this.running.get(conversation.id)?.done;
+  }
+
   async generate(conversation, parentId) {
     const turn = addNode(conversation, parentId, { role: "assistant", status: "streaming" });
     const controller = new AbortController();
+    let end = null;
+    const done = new Promise((resolve) => {
+      end = resolve;
+    });
     this.conversations.set(conversation.id, conversation);
-    this.running.set(conversation.id, { controller, turn });
+    this.running.set(conversation.id, { controller, turn, done });
     this.save(conversation);
     this.onchange();
     let savedAt = performance.now();
@@ -145,6 +156,7 @@ export class Chat {
     conversation.updated = Date.now();
     this.save(conversation, true);
     this.onend(conversation, turn);
+    end();
   }
 
   rename(conversation, title) {

@@ -1,11 +1,12 @@
 // Where the user writes. One button sends, and stops while an answer streams.
 
+import { asMessageText } from "./attachment.js";
 import { icon, replace } from "./dom.js";
 
 const MAX_HEIGHT = 240;
 
 export class Composer {
-  // actions: {send(text), stop(), editLast()}
+  // actions: {send(text), stop(), editLast(), tell(problem)}
   constructor(form, actions) {
     Object.assign(this, { form, actions });
     this.field = form.querySelector("textarea");
@@ -17,14 +18,48 @@ export class Composer {
       if (this.isStreaming) this.actions.stop();
       else this.send();
     });
+    this.wireFiles();
     this.field.addEventListener("input", () => this.fit());
     this.field.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  wireFiles() {
+    const [button, input] = [this.form.querySelector(".attach"), this.form.querySelector("#attachment")];
+    button.append(icon("attach"));
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", async () => {
+      await this.add([...input.files]);
+      input.value = "";
+    });
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.add([...event.dataTransfer.files]);
+    });
+    this.field.addEventListener("paste", (event) => {
+      const files = [...event.clipboardData.files];
+      if (files.length === 0) return;
+      event.preventDefault();
+      this.add(files);
+    });
+  }
+
+  async add(files) {
+    for (const file of files) {
+      try {
+        const text = await asMessageText(file, this.mode === "chat");
+        this.set(`${this.field.value}${this.field.value && !this.field.value.endsWith("\n") ? "\n\n" : ""}${text}`);
+      } catch (error) {
+        this.actions.tell(error.message);
+      }
+    }
+    this.focus();
   }
 
   setMode(mode) {
     this.mode = mode;
     const isChat = mode === "chat";
-    this.field.placeholder = isChat ? "Write a message" : "Write what the model shall continue";
+    this.field.placeholder = isChat ? "Write a message" : "Text to be continued";
     this.field.setAttribute("aria-label", isChat ? "Message" : "Text to be continued");
     this.field.classList.toggle("code", !isChat);
     this.fit();

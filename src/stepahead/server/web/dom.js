@@ -20,6 +20,8 @@ export function el(tag, props = {}, ...children) {
 const PATHS = {
   plus: ["M12 5v14", "M5 12h14"],
   menu: ["M4 6h16", "M4 12h16", "M4 18h16"],
+  list: ["M4 5h16v14H4z", "M9.5 5v14"],
+  attach: ["M19.5 11.5 12 19a4.6 4.6 0 0 1-6.5-6.5l8-8a3.1 3.1 0 0 1 4.4 4.4l-8 8a1.6 1.6 0 0 1-2.2-2.2l7.2-7.2"],
   send: ["M12 19V5", "M5.5 11.5 12 5l6.5 6.5"],
   stop: ["M7 7h10v10H7z"],
   copy: ["M9 9h11v11H9z", "M5 15H4V4h11v1"],

@@ -12,7 +12,7 @@ export class Strip {
     this.depth = figure("Draft tokens in the last step", "depth");
     this.bars = el("span", { class: "bars", role: "img" });
     this.acceptance = el("span", { class: "figure acceptance", hidden: true },
-      el("span", { class: "figure-name" }, "accepted"), this.bars);
+      this.bars, el("span", { class: "figure-name" }, "% accepted"));
     this.context = el("span", { class: "figure context", hidden: true });
     this.tint = el("button", {
       type: "button", class: "tint-button", "aria-pressed": String(isTinted()), hidden: !canTint,

@@ -11,7 +11,8 @@ export class Transcript {
   constructor(frame, jumpButton, actions) {
     Object.assign(this, { frame, jumpButton, actions });
     this.list = el("div", { class: "turns", role: "log", "aria-live": "off", "aria-label": "Conversation" });
-    frame.append(this.list);
+    this.system = el("button", { type: "button", class: "system-note", onclick: () => actions.settings() });
+    frame.append(this.system, this.list);
     this.views = new Map();
     this.isFollowing = true;
     this.lastTop = 0;
@@ -32,6 +33,8 @@ export class Transcript {
       this.views.delete(id);
     }
     for (const turn of turns) this.drawTurn(turn);
+    this.system.textContent = `System prompt: ${conversation.system.trim().slice(0, 200)}`;
+    this.system.hidden = !conversation.system.trim() || turns.length === 0;
     this.follow();
   }
 
@@ -57,6 +60,7 @@ export class Transcript {
     for (const view of this.views.values()) view.dispose();
     this.views.clear();
     this.list.replaceChildren();
+    this.system.hidden = true;
     this.isFollowing = true;
   }
 

@@ -4,8 +4,10 @@ import { ApiFailure, postEvents } from "./api.js";
 import { toMessages, toPrompt } from "./conversation.js";
 import { LiveStats } from "./live_stats.js";
 
+const PASSING = ["live", "metrics", "usage", "finish", "reasoningFrom", "numAccepted", "progress"];
 const COMPLETION_TOKENS = 256; // a completion seldom ends by itself
-let knowsSteps = true; // until a server says that it does not know the field
+const EXTENSIONS = ["stepahead", "return_progress"];
+let isExtended = true; // until a server says that it does not know these fields
 
 // settings: see settings.js. Fills turn; onchange is called after each event. Raises ApiFailure, or AbortError.
 export async function runTurn({ conversation, turn, model, settings, signal, onchange }) {
@@ -24,8 +26,13 @@ export async function runTurn({ conversation, turn, model, settings, signal, onc
   } finally {
     endReasoning(turn);
     turn.stats = live.summary(turn.metrics, turn.usage);
-    for (const name of ["live", "metrics", "usage", "finish", "reasoningFrom", "numAccepted"]) delete turn[name];
+    dropPassing(turn);
   }
+}
+
+// What a turn has only while it streams.
+export function dropPassing(turn) {
+  for (const name of PASSING) delete turn[name];
 }
 
 async function* events(conversation, turn, model, settings, signal) {
@@ -35,21 +42,22 @@ async function* events(conversation, turn, model, settings, signal) {
   try {
     yield* postEvents(path, body, signal);
   } catch (error) {
-    if (!(error instanceof ApiFailure && error.status === 400 && error.param === "stepahead")) throw error;
-    knowsSteps = false;
+    if (!(error instanceof ApiFailure && error.status === 400 && EXTENSIONS.includes(error.param))) throw error;
+    isExtended = false;
     yield* postEvents(path, requestBody(conversation, turn, model, settings), signal);
   }
 }
 
 export function requestBody(conversation, turn, model, settings) {
   const body = { model: model.id, stream: true, stream_options: { include_usage: true }, ...settings.sampling };
-  if (knowsSteps) body.stepahead = { steps: true };
+  if (isExtended) body.stepahead = { steps: true };
   if (conversation.mode !== "chat") {
     body.prompt = toPrompt(conversation, turn.parent);
     body.max_tokens ??= COMPLETION_TOKENS;
     return body;
   }
   body.messages = toMessages(conversation, turn.parent);
+  if (isExtended) body.return_progress = true;
   if (settings.reasoningEffort) body.reasoning_effort = settings.reasoningEffort;
   if (settings.tools.length > 0) body.tools = settings.tools;
   return body;
@@ -62,6 +70,7 @@ function take(chunk, turn, live) {
     live.step(chunk.stepahead); // pieces alone belong to the step that a chunk before has counted
     turn.numAccepted = chunk.stepahead.num_accepted;
   }
+  if (chunk.prompt_progress) turn.progress = chunk.prompt_progress;
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const delta = choice.delta ?? {};
