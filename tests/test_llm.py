@@ -277,3 +277,13 @@ def test_kv_exhaustion_is_one_error(path: Path) -> None:
         with pytest.raises((CapacityError, RequestError), match="context"):
             llm.generate([1] * 80, FOUR)
         assert len(llm.generate([1] * 60, FOUR).token_ids) == 4
+
+
+def test_conversations_share_their_messages(path: Path) -> None:
+    llm = LLM(path, threads=1, context_length=512)
+    (end, *_) = sorted(llm.tokenizer.end_ids)
+    system, question = [*range(20, 119), end], list(range(30, 280))
+    llm.generate([*system, *question], FOUR)
+    other = llm.generate([*system, 7, 8, 9], FOUR)
+    assert other.timings.cached_tokens == len(system)
+    assert other.token_ids == LLM(path, threads=1).generate([*system, 7, 8, 9], FOUR).token_ids

@@ -1,6 +1,7 @@
 """What a caller asks for, checked and resolved into a Request. Knows the model's limits; runs nothing."""
 
 import itertools
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -118,7 +119,13 @@ class RequestBuilder:
             text=text or Detokenizer(self._tokenizer, skip_special=True, stop=params.stops),
             depth=resolve_depth(speculation, self._model.draft),
             replay=replay,
+            snapshot_positions=tuple(self._message_ends(ids)),
         )
+
+    def _message_ends(self, ids: list[int]) -> Iterator[int]:
+        """Where another conversation may part from this one: behind the tokens that end the messages of a chat."""
+        ends = self._tokenizer.end_ids
+        return (position for position, token in enumerate(ids, 1) if token in ends)
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         return self._ids("prompt", prompt, add_bos=None)

@@ -148,11 +148,14 @@ class MetricsCollector:
             (1.0 - cache.num_free(group) / count if count else 0.0) for group, count in enumerate(cache.num_blocks)
         )
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of the fullest group of KV blocks; 1 is all.", used)
+        yield self._gauge("stepahead:prefix_cache_snapshots", "Places to go on from.", metrics.num_snapshots)
+        yield self._gauge("stepahead:prefix_cache_bytes", "What they hold.", metrics.cache_nbytes)
         for name, text, value in (
             ("vllm:prompt_tokens", "Tokens of admitted prompts.", metrics.num_prompt_tokens),
             ("vllm:prompt_tokens_cached", "Of these, not computed again.", metrics.num_reused_tokens),
             ("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache.", metrics.num_prompt_tokens),
             ("vllm:prefix_cache_hits", "Tokens found there.", metrics.num_reused_tokens),
+            ("stepahead:prefix_cache_evictions", "Snapshots dropped for room.", metrics.num_snapshots_evicted),
             ("vllm:generation_tokens", "Tokens generated.", metrics.num_generated_tokens),
             ("stepahead:steps", "Passes over the trunk that were committed.", metrics.num_steps),
             ("stepahead:steps_interrupted", "Passes abandoned for an abort.", metrics.num_interruptions),
