@@ -171,3 +171,28 @@ def test_a_required_call_comes_under_its_name_and_goes_back(tool_model):
     assert [block["type"] for block in message["content"]][-1] == "tool_use"
     assert message["content"][-1]["name"] == "read"
     assert message["stop_reason"] == "tool_use"
+
+
+def test_a_tool_loop_and_another_billing_line_hit_the_cache(tool_model):
+    async def work(served):
+        asked = {"input": [{"role": "user", "content": "hi " * 50}], "max_output_tokens": 40, "tools": []}
+        first = (await served.client.post("/v1/responses", json=asked)).json()
+        back = [{**item, "content": None} if item["type"] == "reasoning" else item for item in first["output"]]
+        more = {"type": "message", "role": "user", "content": "go on"}
+        again = (await served.client.post("/v1/responses", json={**asked, "input": [*asked["input"], more]})).json()
+        with_answer = {**asked, "input": [*asked["input"], *back, more]}
+        usages = []
+        for number in (1, 2):
+            line = {"type": "text", "text": f"x-anthropic-billing-header: cch={number};"}
+            system = [line, {"type": "text", "text": "Be kind. " * 40}]
+            body = {"system": system, "messages": [more | {"content": "hi"}], "max_tokens": 4}
+            usages.append((await served.client.post("/v1/messages", json=body)).json()["usage"])
+        return first, again, (await served.client.post("/v1/responses", json=with_answer)).json(), usages
+
+    first, again, with_answer, (cold, warm) = run(tool_model, work, load={"context_length": 1024})
+    assert first["usage"]["input_tokens_details"]["cached_tokens"] == 0
+    assert again["usage"]["input_tokens_details"]["cached_tokens"] > 50
+    assert with_answer["usage"]["input_tokens_details"]["cached_tokens"] > 50
+    assert cold["cache_read_input_tokens"] < cold["input_tokens"]
+    assert warm["cache_read_input_tokens"] == cold["input_tokens"] + cold["cache_read_input_tokens"] - 1
+    assert warm["input_tokens"] == 1

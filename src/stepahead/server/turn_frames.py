@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from stepahead.server.api_error import ApiError
 from stepahead.server.errors import unexpected
 from stepahead.server.turn_service import PreparedTurn, TurnEnd, TurnService, TurnStep
+from stepahead.server.wire import error_of
 
 log = logging.getLogger(__name__)
 
@@ -60,5 +61,5 @@ async def whole(service: TurnService, turn: PreparedTurn, writer: TurnWriter) ->
 
 def _finished(end: TurnEnd) -> TurnEnd:
     if end.finish_reason == "error":
-        raise ApiError("internal", end.error or "the answer could not be finished")
+        raise error_of(end)
     return end
