@@ -46,11 +46,12 @@ def test_the_command_line_page_is_fresh():
     assert tool.TARGET.read_text(encoding="utf-8") == tool.page(), "run `make docs` and commit docs/reference/cli.md"
 
 
-def test_the_page_of_clients_is_fresh():
+def test_the_pages_of_clients_and_serving_are_fresh():
     tool = load_tool("tools/docs/clients.py")
-    text = tool.TARGET.read_text(encoding="utf-8")
-    assert text == tool.page(text), "run `make docs` and commit docs/clients.md"
-    assert {found[3] for found in tool.PLACE.finditer(text)} == {*tool.CLIENTS, *tool.TABLES}
+    texts = [target.read_text(encoding="utf-8") for target in tool.TARGETS]
+    assert texts == [tool.page(text) for text in texts], "run `make docs` and commit docs/clients.md, docs/serving.md"
+    filled = {found[3] for text in texts for found in tool.PLACE.finditer(text)}
+    assert filled == {*tool.CLIENTS, *tool.TABLES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

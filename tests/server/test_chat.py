@@ -370,3 +370,54 @@ def test_structured_output(chat_model):
     assert texts[4] in ("yes", "no")
     assert all(choice["finish_reason"] == "stop" for choice in choices)
     assert refused.status_code == 400 and "not" in refused.json()["error"]["message"]
+
+
+TOOL_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content %}<think>\n{{ message.reasoning_content }}\n</think>\n{% endif %}"
+    "{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n<function={{ call.function.name }}>\n"
+    "{% for name, value in call.function.arguments.items() %}<parameter={{ name }}>\n{{ value }}\n</parameter>\n"
+    "{% endfor %}</function>\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "read", "parameters": {
+    "type": "object", "properties": {"size": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["size"],
+}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory):
+    from stepahead.gguf import write_gguf
+    from support.random_step35 import Shape, metadata, model_tensors
+
+    path = tmp_path_factory.mktemp("tools") / "tools.gguf"
+    shape = Shape()
+    write_gguf(path, {**metadata(shape), "tokenizer.chat_template": TOOL_TEMPLATE}, dict(model_tensors(shape)))
+    return path
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_reasoning_that_a_client_leaves_out_is_put_back(tool_model, is_remembered):
+    async def test(one):
+        # The end of the reasoning is made likely, so that a random model comes to it.
+        close = one.service.llm.llm.tokenizer.id_of("</think>")
+        asked = {"tools": [TOOL], "tool_choice": "required", "max_tokens": 400, "logit_bias": {str(close): 3}}
+        for seed in range(20):
+            message = (await one.chat(**asked, temperature=1, seed=seed)).json()["choices"][0]["message"]
+            if message.get("tool_calls") and message.get("reasoning_content"):
+                break
+        told = {name: value for name, value in message.items() if name != "reasoning_content"}
+        call = message["tool_calls"][0]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "done"}
+        user = {"role": "user", "content": "hello"}
+        prompts = [
+            (await one.client.post("/apply-template", json={"messages": [user, said, result]})).json()["prompt"]
+            for said in (message, told)
+        ]
+        return message, prompts
+
+    message, (full, without) = served(tool_model, test, reasoning_memory_bytes=1 << 20 if is_remembered else 0)
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"])["size"] in range(10)
+    assert message["reasoning_content"] in full
+    assert (full == without) == is_remembered

@@ -1,4 +1,5 @@
-"""Puts printed settings and tables of fields into docs/clients.md. `make docs` runs it; a test checks that it was run.
+"""Puts printed settings and tables of fields into docs/clients.md and docs/serving.md. `make docs` runs it; a test
+checks that it was run.
 
 python tools/docs/clients.py
 """
@@ -7,13 +8,16 @@ import re
 from pathlib import Path
 
 from stepahead.cli.client_configs import CLIENTS, print_config
+from stepahead.server.chat_request import CHAT_FIELDS
+from stepahead.server.completion_request import COMPLETION_FIELDS
 from stepahead.server.fields import FieldTable
 from stepahead.server.messages.request import FIELDS as MESSAGES
 from stepahead.server.responses.request import FIELDS as RESPONSES
 
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TARGETS = (DOCS / "clients.md", DOCS / "serving.md")
 SYNTAX = {"codex": "toml", "opencode": "json", "cline": "text", "continue": "yaml"}
-TABLES = {"responses": RESPONSES, "messages": MESSAGES}
+TABLES = {"responses": RESPONSES, "messages": MESSAGES, "chat": CHAT_FIELDS, "completions": COMPLETION_FIELDS}
 PLACE = re.compile(r"(<!-- (settings|fields): ([\w-]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -38,8 +42,9 @@ def _table(fields: FieldTable) -> str:
 
 
 def main() -> None:
-    TARGET.write_text(page(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"wrote {TARGET}")
+    for target in TARGETS:
+        target.write_text(page(target.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"wrote {target}")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,14 @@ def serve(
             rich_help_panel=API_PANEL,
         ),
     ] = False,
+    no_reasoning_memory: Annotated[
+        bool,
+        typer.Option(
+            "--no-reasoning-memory",
+            help="Do not give a model the reasoning of its calls back where a client leaves it out.",
+            rich_help_panel=API_PANEL,
+        ),
+    ] = False,
     trust_special: Annotated[
         bool,
         typer.Option(
@@ -179,7 +187,6 @@ def serve(
     config = ServerConfig(
         host=host,
         port=port,
-        alias=alias,
         keys=read_keys(api_key_file),
         is_open=no_key,
         cors_origins=tuple(cors_origin or ()),
@@ -189,6 +196,7 @@ def serve(
         max_body_bytes=_positive("--max-body-mb", max_body_mb) << 20,
         drain_seconds=drain_seconds,
         protects_special=not trust_special,
+        reasoning_memory_bytes=0 if no_reasoning_memory else 4 << 20,
         endpoints=settings,
     )
     listener = transport.listen(config)

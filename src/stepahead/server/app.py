@@ -13,8 +13,9 @@ from stepahead import __version__
 from stepahead.server import chat_completions, completions, docs_page, metrics, models, status, tokens
 from stepahead.server.api_error import ApiError, Kind
 from stepahead.server.errors import error_response, status_of, unexpected
-from stepahead.server.guard import REQUEST_ID, Guard
+from stepahead.server.guard import Guard
 from stepahead.server.openapi import ERROR_SCHEMA, error_responses
+from stepahead.server.request_context import REQUEST_ID
 from stepahead.server.service import LLMService
 
 _KINDS: dict[int, Kind] = {404: "not_found", 405: "method_not_allowed"}

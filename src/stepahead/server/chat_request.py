@@ -41,6 +41,7 @@ CHAT_FIELDS = FieldTable(
         "top_logprobs": "0 to 20",
         "response_format": "text, json_object or json_schema",
         "reasoning_effort": "for templates that read it; a hint elsewhere",
+        "reasoning": "its effort, as reasoning_effort; the rest has no effect",
         "chat_template_kwargs": "variables of the model's template; names that it does not read are told in a header",
         "return_progress": "chunks with prompt_progress while the prompt is computed (llama.cpp's name)",
         "stepahead": "object: steps (true: see the extension below)",
@@ -60,7 +61,6 @@ CHAT_FIELDS = FieldTable(
         "cache_prompt": "prefixes are always kept",
         "store": "nothing is stored",
         "cache_control": "",
-        "reasoning": "as reasoning.effort it is read",
     },
     refused={
         "functions": Refused(_OLD_CALLS, ([],)),

@@ -1,6 +1,7 @@
 """One choice of an answer: what the engine's thread makes of its steps, and how it ended."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from stepahead.async_llm import Ticket, UnavailableError
 from stepahead.engine.request import FinishReason as EngineReason
@@ -10,7 +11,8 @@ from stepahead.server.errors import UNEXPECTED
 from stepahead.server.statistics import Clock, timings
 from stepahead.server.turn_service import FinishReason, TokenLogprob, TurnEnd, TurnStep
 from stepahead.tokenizer import Detokenizer, Tokenizer
-from stepahead.turns.event import ContentText, Event
+from stepahead.turns.event import CallArguments, CallEnded, CallStarted, ContentText, Event, ReasoningText
+from stepahead.turns.reasoning_memory import ReasoningMemory
 from stepahead.turns.turn_text import TurnText
 
 
@@ -86,6 +88,9 @@ class Choice:
         self._is_clamped = is_clamped
         self._num_drafted = 0
         self._num_told = 0  # tokens whose log-probabilities are told
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._ended: set[int] = set()
 
     @property
     def stream(self) -> TextStream:
@@ -123,6 +128,26 @@ class Choice:
     def _token_logprob(self, token_id: int, best: Mapping[int, float], num_best: int) -> TokenLogprob:
         top = tuple((self._tokenizer.token_bytes(one), value) for one, value in list(best.items())[:num_best])
         return TokenLogprob(self._tokenizer.token_bytes(token_id), best[token_id], top)
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Keep what led to calls, for clients that will not send it back."""
+        for event in events:
+            match event:
+                case ReasoningText():
+                    self._reasoning.append(event.text)
+                case CallStarted():
+                    function = {"name": event.name, "arguments": ""}
+                    self._calls[event.index] = {"id": event.call_id, "function": function}
+                case CallArguments():
+                    self._calls[event.index]["function"]["arguments"] += event.json_text
+                case CallEnded():
+                    self._ended.add(event.index)
+
+    def remember(self, memory: ReasoningMemory, salt: str) -> None:
+        """After the last step."""
+        calls = [call for index, call in self._calls.items() if index in self._ended]
+        if calls and self._reasoning:
+            memory.remember("".join(self._reasoning), calls, salt)
 
     def end(self, ticket: Ticket) -> TurnEnd:
         """How it ended; in the event loop, after the last step."""

@@ -35,7 +35,6 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    alias: str | None = None  # of the model, in answers; None: its file's name
     keys: tuple[ApiKey, ...] = ()
     is_open: bool = False  # other machines may ask without a key
     cors_origins: tuple[str, ...] = ()
@@ -50,6 +49,7 @@ class ServerConfig:
     max_connections: int = 512
     drain_seconds: float = 30.0
     protects_special: bool = True  # text of messages cannot become control tokens
+    reasoning_memory_bytes: int = 4 << 20  # for clients that send calls back without the reasoning; 0: none
     endpoints: EndpointSettings = field(default_factory=lambda: EndpointSettings(state_key=secrets.token_bytes(32)))
 
     def __post_init__(self) -> None:

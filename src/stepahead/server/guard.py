@@ -9,7 +9,6 @@ import logging
 import secrets
 import time
 from collections import Counter
-from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stepahead.server.api_error import ApiError
 from stepahead.server.config import ServerConfig, find_key, is_loopback
 from stepahead.server.errors import error_response, speaks_anthropic, unexpected
+from stepahead.server.request_context import KEY, REQUEST_ID
 from stepahead.server.sse import ClientGoneError
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 OPEN_PATHS = frozenset(("/", "/health", "/docs", "/openapi.json", "/favicon.ico"))
 OPEN_FOLDER = "/ui/"
 BODY_METHODS = ("POST", "PUT", "PATCH")
@@ -47,7 +46,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         exchange = _Exchange(scope, send, _request_id(headers), self._origin(headers))
-        token = REQUEST_ID.set(exchange.request_id)
+        REQUEST_ID.set(exchange.request_id)  # each request has a task of its own, and so a context
+        KEY.set("")
         try:
             await self._answer(scope, headers, receive, exchange)
         except ClientGoneError:
@@ -60,7 +60,6 @@ class Guard:
         finally:
             self._responses[exchange.status] += 1
             exchange.log()
-            REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, exchange: "_Exchange") -> None:
         self._check_host(headers)
@@ -75,7 +74,6 @@ class Guard:
         if scope["method"] in BODY_METHODS:
             _check_content_type(headers)
             receive = _BoundedBody(receive, headers, self._config)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
         await self._app(scope, receive, exchange.send)
 
     def _check_host(self, headers: Headers) -> None:
@@ -121,7 +119,7 @@ class Guard:
                 "give the server's key, as Authorization: Bearer KEY or as x-api-key" if not given else "wrong key",
             )
         exchange.key = keys[0].label
-        scope.setdefault("state", {})["key"] = keys[0].label
+        KEY.set(keys[0].label)
 
 
 class _Exchange:

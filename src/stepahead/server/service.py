@@ -25,8 +25,10 @@ from stepahead.server.choice import Choice, PlainText
 from stepahead.server.config import ServerConfig
 from stepahead.server.metrics import ServerMetrics
 from stepahead.server.rendering import RenderedPrompt, Renderer
+from stepahead.server.request_context import KEY, REQUEST_ID
 from stepahead.server.turn_service import PreparedTurn, Progress, TurnEnd, TurnStep
 from stepahead.turns.history import normalised_turn
+from stepahead.turns.reasoning_memory import ReasoningMemory
 from stepahead.turns.turn_format import TurnFormat, detect_format
 from stepahead.turns.turn_request import TurnRequest
 from stepahead.turns.turn_text import TurnText
@@ -52,6 +54,7 @@ class LLMService:
         self.config = config
         self.metrics = ServerMetrics()
         self._model_id = model_id
+        self._memory = ReasoningMemory(config.reasoning_memory_bytes)
         self._workers = ThreadPoolExecutor(_NUM_WORKERS, "stepahead-prepare")
 
     @property
@@ -96,11 +99,13 @@ class LLMService:
     async def render(self, request: TurnRequest, add_generation_prompt: bool = True) -> RenderedPrompt:
         """Raises ApiError."""
         self._loaded()
-        return await self.in_worker(lambda: self._rendered(request, add_generation_prompt))
+        salt = KEY.get()
+        return await self.in_worker(lambda: self._rendered(request, salt, add_generation_prompt))
 
     async def prepare(self, request: TurnRequest) -> PreparedTurn:
         self._check_ready()
-        turn = await self.in_worker(lambda: self._prepare_turn(request))
+        salt = KEY.get()
+        turn = await self.in_worker(lambda: self._prepare_turn(request, salt))
         self._check_room(turn)
         return turn
 
@@ -127,6 +132,7 @@ class LLMService:
                     continue
                 if isinstance(item, TurnStep):
                     now = time.perf_counter()
+                    choice.note(item.events)
                     self.metrics.count_step(choice.clock, item.num_tokens, now)
                     if item.num_tokens > 0:
                         choice.clock.tick(now)
@@ -135,6 +141,8 @@ class LLMService:
                 if is_last:
                     end = choice.end(ticket)
                     self.metrics.count_end(end.finish_reason, ticket, choice.clock)
+                    choice.remember(self._memory, KEY.get())
+                    _log_end(end)
                     yield end
         finally:
             if not delivery.is_done:
@@ -156,13 +164,14 @@ class LLMService:
         except UnavailableError as error:
             raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
 
-    def _rendered(self, request: TurnRequest, add_generation_prompt: bool = True) -> RenderedPrompt:
-        messages = [normalised_turn(message) for message in request.messages]
+    def _rendered(self, request: TurnRequest, salt: str, add_generation_prompt: bool = True) -> RenderedPrompt:
+        wants_text = self.turn_format.wants_argument_text
+        messages = [self._memory.restored(normalised_turn(message, wants_text), salt) for message in request.messages]
         tools = () if request.tool_choice.mode == "none" else request.tools
         return self.renderer.render(messages, tools, request.template_args, add_generation_prompt)
 
-    def _prepare_turn(self, request: TurnRequest) -> PreparedTurn:
-        rendered = self._rendered(request)
+    def _prepare_turn(self, request: TurnRequest, salt: str) -> PreparedTurn:
+        rendered = self._rendered(request, salt)
         self._check_length(len(rendered.ids))
         is_reasoning = self.turn_format.starts_in_reasoning(rendered.text)
         parses_calls = bool(request.tools) and request.tool_choice.mode != "none"
@@ -260,6 +269,23 @@ class LLMService:
         except UnavailableError as error:
             self.metrics.rejected[self.llm.state] += 1
             raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+
+
+def _log_end(end: TurnEnd) -> None:
+    """Counts and times, never text."""
+    log.info(
+        "%s choice %d: %s, %d prompt tokens (%d cached), %d tokens in %.0f ms after %.0f ms, %d of %d drafts accepted",
+        REQUEST_ID.get(),
+        end.choice,
+        end.finish_reason,
+        end.prompt_tokens,
+        end.cached_tokens,
+        end.completion_tokens,
+        end.timings["predicted_ms"],
+        end.timings["ttft_ms"],
+        end.speculation.num_accepted_tokens,
+        end.speculation.num_draft_tokens,
+    )
 
 
 def overflow(num_tokens: int, limit: int) -> ApiError:
