@@ -5,5 +5,6 @@ Importing this package raises ImportError where llguidance is missing; `import s
 
 from stepahead.grammar.factory import GrammarFactory
 from stepahead.grammar.grammar_error import GrammarError
+from stepahead.turns.output_format import GrammarText, JsonObject, JsonSchema
 
-__all__ = ["GrammarError", "GrammarFactory"]
+__all__ = ["GrammarError", "GrammarFactory", "GrammarText", "JsonObject", "JsonSchema"]

@@ -31,6 +31,20 @@ BLAME_SECONDS = 1.0
 """For finding the place that a grammar fails at."""
 
 
+class ModelSize(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class LoadedModel(Protocol):
+    """As stepahead.LLM."""
+
+    tokenizer: Tokenizer
+
+    @property
+    def model(self) -> ModelSize: ...
+
+
 class CallSyntax(Protocol):
     """As turns.turn_format.CallSyntax."""
 
@@ -82,6 +96,11 @@ class GrammarFactory:
         """vocab_size: of the model's logits."""
         self._tokenizer = tokenizer
         self._compiler = Compiler(tokenizer, vocab_size, seconds)
+
+    @classmethod
+    def of(cls, llm: LoadedModel) -> "GrammarFactory":
+        """Grammars for an LLM's `SamplingParams.grammar`."""
+        return cls(llm.tokenizer, llm.model.vocab_size)
 
     def prepare(self) -> None:
         """What the first grammar would wait for: about a second for 128 K tokens."""

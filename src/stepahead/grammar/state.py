@@ -10,14 +10,13 @@ One thread at a time may use the states of one grammar.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
 
 from stepahead.grammar.grammar_error import GrammarError
-
-Bools = npt.NDArray[np.bool_]
 
 MAX_IDLE = 4
 """Matchers kept for later texts of a grammar."""
@@ -56,6 +55,28 @@ class CompiledGrammar:
             self._idle.append(matcher)
 
 
+class _Mask:
+    """What must not come next, as the shorter list of ids where one is short, which is applied in no time."""
+
+    __slots__ = ("_allowed", "_forbidden", "allowed_id")
+
+    def __init__(self, bits: npt.NDArray[np.uint32], vocab_size: int) -> None:
+        forbidden = np.unpackbits(bits.view(np.uint8), count=vocab_size, bitorder="little") == 0
+        num_forbidden = int(np.count_nonzero(forbidden))
+        short = vocab_size // 8
+        self._allowed = np.flatnonzero(~forbidden) if vocab_size - num_forbidden <= short else None
+        self._forbidden: npt.NDArray[Any] = np.flatnonzero(forbidden) if num_forbidden <= short else forbidden
+        self.allowed_id = int(forbidden.argmin()) if num_forbidden < vocab_size else None  # any one
+
+    def apply(self, logits: npt.NDArray[np.float32]) -> None:
+        if self._allowed is None:
+            logits[self._forbidden] = -np.inf
+            return
+        kept = logits[self._allowed]
+        logits.fill(-np.inf)
+        logits[self._allowed] = kept
+
+
 class _Text:
     """One text's matcher, where it stands, and what was found out on the way. States have keys: equal ones equal."""
 
@@ -68,7 +89,7 @@ class _Text:
         self._next_key = 1
         self._keys: dict[tuple[int, int], int] = {}
         self._finished: dict[int, bool] = {}
-        self._masks: dict[int, Bools] = {}
+        self._masks: dict[int, _Mask] = {}
 
     def __del__(self) -> None:
         self.grammar.give_back(self.matcher)
@@ -108,8 +129,8 @@ class _Text:
                 raise GrammarError(f"token id {token_ids[taken]} breaks the grammar at token {len(trail) - 1}")
         return self.matcher
 
-    def forbidden(self, state: "GrammarState") -> Bools:
-        """(vocab_size,): what must not come next. Raises GrammarError where that takes too long to find out."""
+    def mask(self, state: "GrammarState") -> _Mask:
+        """Raises GrammarError where that takes too long to find out."""
         found = self._masks.get(state.key)
         if found is None:
             matcher = self.move(state)
@@ -118,8 +139,7 @@ class _Text:
             matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
             if matcher.is_stopped() and not is_finished:
                 raise GrammarError(f"the grammar cannot be followed further: {self._why()}")
-            allowed = np.unpackbits(bits.view(np.uint8), count=self.grammar.vocab_size, bitorder="little")
-            found = allowed == 0
+            found = _Mask(bits, self.grammar.vocab_size)
             if len(self._masks) >= MAX_MASKS:
                 del self._masks[next(iter(self._masks))]
             self._masks[state.key] = found
@@ -158,19 +178,18 @@ class GrammarState:
 
     def probe(self) -> None:
         """Raises GrammarError for a grammar that has no text, or that is too much for its limits at once."""
-        forbidden = self._text.forbidden(self)
-        if forbidden.all():
+        allowed_id = self._text.mask(self).allowed_id
+        if allowed_id is None:
             raise GrammarError("the grammar allows no text at all")
-        allowed = set(np.flatnonzero(~forbidden).tolist()) - self._text.grammar.end_ids
-        if allowed:
-            state = self.advance(min(allowed))
+        if allowed_id not in self._text.grammar.end_ids:
+            state = self.advance(allowed_id)
             state._text.move(state)
 
     def mask(self, logits: npt.NDArray[np.float32]) -> None:
         if self._is_ended:
             logits[:] = -np.inf
         else:
-            np.copyto(logits, -np.inf, where=self._text.forbidden(self))
+            self._text.mask(self).apply(logits)
 
     def advance(self, token_id: int) -> "GrammarState":
         # Each text that begins here has a matcher of its own.
