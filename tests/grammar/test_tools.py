@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import jsonschema
@@ -125,8 +126,8 @@ def test_whatever_is_said_is_a_call_that_satisfies_its_schema(demo, syntax: Call
         state = demo.factory.for_tools([tool], REQUIRED, turn_format)
         for seed in range(2):
             ids = random_turn(demo, state, 100 * number + seed)
-            if ids is None:
-                continue
+            if ids is None or re.search(r"\d[eE][+]?\d{3}", demo.llm.tokenizer.decode(ids)):
+                continue  # too long, or a number that no float holds
             num_read += 1
             calls, rest = calls_in(demo, turn_format, [tool], ids)
             assert rest == ""
