@@ -10,6 +10,8 @@ pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 
 
 from stepahead.errors import RequestError
 from stepahead.grammar.state import MAX_IDLE, MAX_KEYS
+from stepahead.tokenizer import Tokenizer
+from stepahead.tokenizer.vocabulary import BYTE_OF_CHAR
 from stepahead.turns.output_format import GrammarText, JsonObject, JsonSchema
 
 SCHEMA = JsonSchema({"type": "object", "properties": {"count": {"type": "integer"}, "name": {"type": "string"}}})
@@ -171,3 +173,27 @@ def test_delimiters_are_no_text(reader) -> None:
     tokenizer = reader.llm.tokenizer
     assert tokenizer.delimiter_ids & reader.allowed(state) <= tokenizer.end_ids
     assert reader.accepts(state, reader.ids("<think> and <|im_start|>", parse_special=False))
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_a_vocabulary_without_end_tokens(has_bos: bool) -> None:
+    from stepahead.grammar import GrammarFactory
+
+    special = ["<s>"] if has_bos else []
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "deepseek-v3",
+        "tokenizer.ggml.tokens": [*BYTE_OF_CHAR, *special],
+        "tokenizer.ggml.token_type": [1] * 256 + [3] * len(special),
+        "tokenizer.ggml.merges": [],
+    } | ({"tokenizer.ggml.bos_token_id": 256} if has_bos else {})
+    tokenizer = Tokenizer.from_metadata(metadata)
+    assert not tokenizer.end_ids
+    state = GrammarFactory(tokenizer, 300).for_output(GrammarText("regex", "ab*"))
+    for token_id in tokenizer.encode("ab"):
+        state = state.advance(token_id)
+    logits = np.zeros(300, np.float32)
+    state.mask(logits)
+    end = 256 if has_bos else 299
+    assert set(np.flatnonzero(logits == 0).tolist()) == {*tokenizer.encode("b"), end}
+    assert state.advance(end).is_finished

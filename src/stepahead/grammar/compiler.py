@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from stepahead.grammar.grammar_error import GrammarError
 from stepahead.grammar.state import CompiledGrammar, GrammarState, reason
-from stepahead.grammar.vocabulary import GrammarVocabulary, build_trie
+from stepahead.grammar.vocabulary import GrammarVocabulary, build_trie, end_ids_of
 from stepahead.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class Compiler:
         """seconds: what a compilation may take, waiting included."""
         self.seconds = seconds
         self.vocab_size = vocab_size
-        self.end_ids = tokenizer.end_ids
+        self.end_ids = end_ids_of(tokenizer, vocab_size)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._trie_lock = threading.Lock()

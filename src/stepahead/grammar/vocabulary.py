@@ -25,7 +25,7 @@ class GrammarVocabulary:
         if vocab_size < tokenizer.vocab_size:
             raise ConfigError(f"vocab_size={vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
         self._tokenizer = tokenizer
-        delimiters = tokenizer.delimiter_ids | tokenizer.end_ids
+        delimiters = tokenizer.delimiter_ids | end_ids_of(tokenizer, vocab_size)
         self._delimiters = delimiters
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
         self.tokens += [b""] * (vocab_size - len(self.tokens))
@@ -33,8 +33,8 @@ class GrammarVocabulary:
         known = {spelt: token_id for token_id, spelt in enumerate(self.tokens) if len(spelt) == 1}
         self._byte_ids = [known.get(bytes((byte,)), 0) for byte in range(256)]
         self.bos_token_id = tokenizer.bos_id
-        self.end_ids = sorted(tokenizer.end_ids)
-        self.eos_token_id = self.end_ids[0] if self.end_ids else None
+        self.end_ids = sorted(end_ids_of(tokenizer, vocab_size))
+        self.eos_token_id = self.end_ids[0]
 
     def __call__(self, text: str) -> list[int]:
         """Ids of plain text. An error here would end the process, so what cannot be cut gives nothing."""
@@ -50,9 +50,19 @@ class GrammarVocabulary:
         if token_id not in self._delimiters:
             return [token_id]
         text = self._tokenizer.token_text(token_id)
+        if len(text) < 2:
+            return []
         return self(text[:1]) + self(text[1:])
+
+
+def end_ids_of(tokenizer: Tokenizer, vocab_size: int) -> frozenset[int]:
+    """Tokens that end a text. llguidance needs one: where a vocabulary has none, the one that begins texts, or the last
+    of all, which then means nothing else."""
+    if tokenizer.end_ids:
+        return tokenizer.end_ids
+    return frozenset((vocab_size - 1 if tokenizer.bos_id is None else tokenizer.bos_id,))
 
 
 def build_trie(vocabulary: GrammarVocabulary) -> LLTokenizer:
     """Takes about a second for 128 K tokens."""
-    return LLTokenizer(cast(TokenizerWrapper, vocabulary), eos_token=vocabulary.end_ids or None)
+    return LLTokenizer(cast(TokenizerWrapper, vocabulary), eos_token=vocabulary.end_ids)
