@@ -62,6 +62,15 @@ def serve(
         int,
         typer.Option("--parallel", help="How many answers are computed side by side.", rich_help_panel=LIMITS_PANEL),
     ] = 8,
+    max_step_ms: Annotated[
+        float,
+        typer.Option(
+            "--max-step-ms",
+            help="What a step may take while answers are written (or twice what it takes anyway): prompts beside them "
+            "are cut to fit. 0: no limit.",
+            rich_help_panel=LIMITS_PANEL,
+        ),
+    ] = 200.0,
     max_queued: Annotated[
         int, typer.Option("--max-queued", help="How many more may wait.", rich_help_panel=LIMITS_PANEL)
     ] = 64,
@@ -206,7 +215,9 @@ def serve(
         introduce(service.llm.llm)
         stdout().out(f"{visible(name)} is served at {url} (API: {url}/docs)", highlight=False)
 
-    service = LLMService(AsyncLLM(lambda: open_llm(load, parallel), config.queue), config, name)
+    service = LLMService(
+        AsyncLLM(lambda: open_llm(load, parallel, max_step_ms=max_step_ms or None), config.queue), config, name
+    )
     asyncio.run(transport.serve(service, make_app(service), listener, introduced))
 
 

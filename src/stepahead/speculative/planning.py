@@ -25,43 +25,48 @@ def plan_together(
     num_rows: int,
     num_sequences: int,
 ) -> int:
-    """Set the plan of each track; returns how many of them draft. num_rows: what the pass has anyway."""
+    """Set the plan of each track; returns how many share the first pass, at least 1. num_rows: that are run anyway."""
     if acceptance.heads[0].num_seen < HEADS_ENOUGH:
         for track, _ in candidates:
             track.plan, track.until_plan = NO_PLAN, 1
-        return 0
-    drafting, plans = list(candidates), list[ChainPlan]()
-    while drafting:
-        sharers = _sharers([track for track, _ in drafting], max(depth for _, depth in drafting))
+        return 1
+    depths = [depth for _, depth in candidates]
+    plans = [NO_PLAN] * len(candidates)
+    while any(depths):
+        sharers = _sharers(candidates, depths)
         plans = [
-            _plan(track, depth, acceptance, *chain_prices(prices, heads, num_rows, num_sequences, sharers[:depth]))
-            for track, depth in drafting
+            _plan(track, acceptance, *chain_prices(prices, heads, num_rows, num_sequences, sharers[:depth]))
+            for (track, _), depth in zip(candidates, depths, strict=True)
         ]
-        if all(plan.value > 0.0 for plan in plans):
+        wanted = [plan.depth if plan.value > 0.0 else 0 for plan in plans]
+        if wanted == depths or len(candidates) == 1:
             break
-        drafting = [candidate for candidate, plan in zip(drafting, plans, strict=True) if plan.value > 0.0]
-    found = {id(track): plan for (track, _), plan in zip(drafting, plans, strict=False)} if drafting else {}
-    for track, _ in candidates:
-        track.planned(found.get(id(track), NO_PLAN))
+        depths = wanted
+    for (track, _), plan in zip(candidates, plans, strict=True):
+        track.planned(plan)
     soonest = min(track.until_plan for track, _ in candidates)
     for track, _ in candidates:
         track.until_plan = soonest  # together again
-    return len(drafting)
+    return max(sum(plan.value > 0.0 for plan in plans), 1)
 
 
-def _sharers(tracks: Seq[Track], depth: int) -> list[float]:
-    """Expected sequences in each pass of a round: chains go on where they are likely to be right."""
+def _sharers(candidates: Seq[Candidate], depths: Seq[int]) -> list[float]:
+    """Expected sequences in each pass of a round: chains go on where they are likely to be right, to their depth."""
     found: list[float] = []
-    reached = [1.0] * len(tracks)
-    for step in range(depth):
-        found.append(max(sum(reached), 1.0))
-        reached = [before * track.heads[step].mean for before, track in zip(reached, tracks, strict=True)]
+    reached = [1.0] * len(candidates)
+    for step in range(max(depths)):
+        pairs = zip(reached, depths, strict=True)
+        found.append(max(sum(chance for chance, depth in pairs if depth > step), 1.0))
+        reached = [chance * track.heads[step].mean for chance, (track, _) in zip(reached, candidates, strict=True)]
     return found
 
 
-def _plan(track: Track, depth: int, acceptance: Acceptance, drafting: Seq[float], verifying: Seq[float]) -> ChainPlan:
+def _plan(track: Track, acceptance: Acceptance, drafting: Seq[float], verifying: Seq[float]) -> ChainPlan:
+    """Of a chain as long as there are prices."""
+    depth = len(drafting)
+    # Nobody who was left out: or every lucky draft in the shadow would have all of them plan again.
     track.may_pay = any(draft + row < 1.0 for draft, row in zip(drafting, verifying, strict=True))
-    if track.heads[0].mean * depth <= drafting[0]:
+    if not depth or track.heads[0].mean * depth <= drafting[0]:
         return NO_PLAN  # not even if all that follows were right and free
     rates = acceptance.chain_rates(track, depth)
     return plan_chain(rates, [recent.weights for recent in track.heads[:depth]], drafting, verifying)
