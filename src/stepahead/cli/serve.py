@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -209,15 +210,13 @@ def serve(
         endpoints=settings,
     )
     listener = transport.listen(config)
-    url = transport.address(listener)
 
-    def introduced() -> None:
+    def introduced(url: str = transport.address(listener)) -> None:
         introduce(service.llm.llm)
         stdout().out(f"{visible(name)} is served at {url} (API: {url}/docs)", highlight=False)
 
-    service = LLMService(
-        AsyncLLM(lambda: open_llm(load, parallel, max_step_ms=max_step_ms or None), config.queue), config, name
-    )
+    loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None)
+    service = LLMService(AsyncLLM(loaded, limits), config, name)
     asyncio.run(transport.serve(service, make_app(service), listener, introduced))
 
 
