@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepahead.engine.chunk_budget import ChunkBudget
@@ -50,6 +50,7 @@ def test_a_prompt_that_nobody_waits_beside_has_the_whole_step() -> None:
     assert rows_of_step([sequence(0, 1000), decoding(1)], 512, 17, budget) == [4, 1]  # nothing is known yet
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3000), st.sampled_from([1.0, 1.5, 4.0, 16.0])), min_size=1, max_size=12),
     st.integers(1, 600),
@@ -66,6 +67,7 @@ def test_shares_are_within_bounds(prompts, num_rows, units) -> None:
         assert counts == list(wanted)  # nothing is left lying
 
 
+@settings(deadline=None)
 @given(st.integers(500, 5000), st.integers(1, 200), st.integers(2, 512))
 def test_no_stream_of_short_prompts_starves_a_long_one(length, short, num_rows) -> None:
     """A new short prompt comes with every step."""
@@ -76,6 +78,7 @@ def test_no_stream_of_short_prompts_starves_a_long_one(length, short, num_rows) 
     assert steps <= math.ceil(2 * length / num_rows) + 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(3, 10))
 def test_a_short_prompt_overtakes_long_ones(short, num_long) -> None:
     left = [3000] * num_long + [short]
