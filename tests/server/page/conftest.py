@@ -71,6 +71,15 @@ class Tab:
         self.page.locator('[aria-busy="true"]').wait_for(state="detached")
 
 
+@pytest.fixture(scope="module")
+def workbench(browser: Any, page_server: Any) -> Iterator[Any]:
+    """One page for all tests that only call its modules."""
+    page = browser.new_page()
+    page.goto(page_server.url)
+    yield page
+    page.close()
+
+
 @pytest.fixture
 def tab(browser: Any, page_server: Any, request: pytest.FixtureRequest) -> Iterator[Tab]:
     """Parameters, by indirect: of the browser's context. Fails if the page complained or asked anyone else."""

@@ -69,10 +69,9 @@ def test_what_a_model_says_never_becomes_markup_or_a_request(tab):
         "<https://" * 400,
     ],
 )
-def test_no_text_takes_long_to_draw(tab, text: str):
+def test_no_text_takes_long_to_draw(workbench, text: str):
     """Quadratic readers hang here; a complete drawing of each takes milliseconds."""
-    page = tab.open()
-    took = page.evaluate(
+    took = workbench.evaluate(
         """async (text) => {
             const { MarkdownView } = await import("/ui/markdown.js");
             const began = performance.now();
@@ -84,9 +83,8 @@ def test_no_text_takes_long_to_draw(tab, text: str):
     assert took < 400
 
 
-def test_a_growing_text_is_drawn_as_a_whole_one(tab):
-    page = tab.open()
-    cases = page.evaluate(
+def test_a_growing_text_is_drawn_as_a_whole_one(workbench):
+    cases = workbench.evaluate(
         """async (texts) => {
             const { MarkdownView } = await import("/ui/markdown.js");
             return texts.map((text) => {
@@ -151,9 +149,8 @@ open fence
         ("line<br>break", "<p>line<br>break</p>"),
     ],
 )
-def test_markdown(tab, text: str, html: str):
-    page = tab.open()
-    drawn = page.evaluate(
+def test_markdown(workbench, text: str, html: str):
+    drawn = workbench.evaluate(
         """async (text) => {
             const view = new (await import("/ui/markdown.js")).MarkdownView();
             view.update(text, true);
