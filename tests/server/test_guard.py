@@ -135,6 +135,9 @@ def test_a_body_that_does_not_come(chat_model):
         ("GET", "/v1/chat/completions", 405, "POST"),
         ("DELETE", "/v1/models", 405, "GET, HEAD"),
         ("TRACE", "/health", 405, "GET, HEAD"),
+        ("PUT", "/metrics", 405, "GET, HEAD"),
+        ("PATCH", "/v1/completions", 405, "POST"),
+        ("PUT", "/v1/responses/input_tokens", 405, "POST"),
     ],
 )
 def test_paths_and_methods(chat_model, method, path, status, allow):

@@ -121,4 +121,8 @@ def test_every_operation_declares_its_errors(pages):
         for method, operation in methods.items():
             assert {"400", "401", "403", "404", "405", "413", "415", "500", "503"} <= set(operation["responses"])
             assert "422" not in operation["responses"]
+            declared = {parameter["name"] for parameter in operation.get("parameters", ())}
+            assert declared == set(re.findall(r"{(\w+)}", path))
+            is_stream = path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+            assert ("text/event-stream" in operation["responses"]["200"]["content"]) >= is_stream
             assert "requestBody" in operation or method != "post" or "{" in path, path

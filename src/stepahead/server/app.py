@@ -14,7 +14,7 @@ from stepahead.server import chat_completions, completions, docs_page, metrics, 
 from stepahead.server.api_error import ApiError, Kind
 from stepahead.server.errors import error_response, status_of, unexpected
 from stepahead.server.guard import Guard
-from stepahead.server.openapi import ERROR_SCHEMA, error_responses
+from stepahead.server.openapi import ERROR_SCHEMA, complete_operation, error_responses
 from stepahead.server.request_context import REQUEST_ID
 from stepahead.server.service import LLMService
 
@@ -76,6 +76,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document.setdefault("components", {}).setdefault("schemas", {})["Error"] = dict(ERROR_SCHEMA)
     for path, methods in document["paths"].items():
         for operation in methods.values():
+            complete_operation(path, operation)
             operation.get("responses", {}).pop("422", None)  # wrong values are 400 here
             if path.startswith("/v1/messages"):
                 operation["responses"]["529"] = operation["responses"]["503"]
@@ -107,8 +108,9 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """What the path has, of all its routes."""
     found: set[str] = set()
-    for router in request.app.state.routers:
-        for route in router.routes:
-            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-                found |= route.methods or set()
+    routes = [one for router in request.app.state.routers for one in router.routes if isinstance(one, Route)]
+    exact = [route for route in routes if route.path == request.url.path]
+    for route in exact or routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
     return found | {"HEAD"} if "GET" in found else found

@@ -71,8 +71,9 @@ class Guard:
         if scope["method"] == "HEAD":  # as GET; the transport leaves the body out
             scope = {**scope, "method": "GET"}
             exchange.is_head = True
-        if scope["method"] in BODY_METHODS:
+        if scope["method"] == "POST":  # others have no endpoint, and no page may send them without asking
             _check_content_type(headers)
+        if scope["method"] in BODY_METHODS:
             receive = _BoundedBody(receive, headers, self._config)
         await self._app(scope, receive, exchange.send)
 

@@ -47,6 +47,7 @@ async def serve(service: LLMService, app: ASGIApp, listener: socket.socket, on_r
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # what matters of it is logged by the guard
         logging.getLogger(name).handlers = [logging.NullHandler()]
         logging.getLogger(name).propagate = False
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that left
     server = DrainingServer(service, app)
     service.llm.start()
     try:
