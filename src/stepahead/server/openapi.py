@@ -83,7 +83,7 @@ def complete_operation(path: str, operation: dict[str, Any]) -> None:
             parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
     schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     if "stream" in schema.get("properties", {}):
-        operation["responses"]["200"].setdefault("content", {})[_STREAMED] = {"schema": {"type": "string"}}
+        operation["responses"]["200"].setdefault("content", {})[_STREAMED] = {}
 
 
 ERROR_SCHEMA: Mapping[str, Any] = {
