@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -187,7 +188,7 @@ def router(collector: MetricsCollector) -> APIRouter:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
 
-    @routes.get("/metrics", summary="Counters in Prometheus' text format")
+    @routes.get("/metrics", summary="Counters in Prometheus' text format", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
