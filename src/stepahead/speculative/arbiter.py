@@ -119,8 +119,6 @@ class Arbiter:
             sequence.draft = NO_DRAFT
             if not sequence.is_decoding:
                 this.num_prompt_rows += len(sequence.token_ids) - sequence.num_computed_tokens
-                if sequence.request.depth > 0 and sequence.request.speculation.mode != "mtp":
-                    self.copies.continuation(sequence, 0)  # beside the prompt, the index is not in a token's way
                 continue
             this.num_sequences += 1
             limit = min(sequence.request.depth, sequence.num_remaining_tokens - 1)

@@ -67,10 +67,16 @@ class CopyProposer:
         return Match(index.match_length, token_ids, is_resumed=index.match_length < MIN_MATCH)
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
-        """An index is no use to a sequence that has ended, and its result may be kept for long."""
+        """Index a prompt while it is computed, so that no token waits for it. An index is no use to a sequence that has
+        ended, and its result may be kept for long."""
         for rows in batch.rows:
-            if rows.sequence.is_finished:
-                rows.sequence.copy_index = None
+            sequence = rows.sequence
+            if sequence.is_finished:
+                sequence.copy_index = None
+                continue
+            is_early = rows.is_prompt or sequence.copy_index is None  # None: most of the prompt was in the cache
+            if is_early and sequence.request.depth > 0 and sequence.request.speculation.mode != "mtp":
+                self.continuation(sequence, 0)
 
     def forget(self, kv: SequenceKV) -> None:
         pass

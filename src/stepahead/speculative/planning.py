@@ -66,7 +66,17 @@ def _plan(track: Track, acceptance: Acceptance, drafting: Seq[float], verifying:
     depth = len(drafting)
     # Nobody who was left out: or every lucky draft in the shadow would have all of them plan again.
     track.may_pay = any(draft + row < 1.0 for draft, row in zip(drafting, verifying, strict=True))
-    if not depth or track.heads[0].mean * depth <= drafting[0]:
-        return NO_PLAN  # not even if all that follows were right and free
-    rates = acceptance.chain_rates(track, depth)
-    return plan_chain(rates, [recent.weights for recent in track.heads[:depth]], drafting, verifying)
+    if not depth:
+        return NO_PLAN
+    rates, weights = acceptance.chain_rates(track, depth), [recent.weights for recent in track.heads[:depth]]
+    if _most_accepted(rates, weights[0]) <= drafting[0]:
+        return NO_PLAN  # not even if all but the first pass were free
+    return plan_chain(rates, weights, drafting, verifying)
+
+
+def _most_accepted(rates: Seq[Seq[float]], first_weights: Seq[float]) -> float:
+    """More tokens than any plan may hope for: each but the first as likely as its best margin makes it."""
+    most = 1.0
+    for later in reversed(rates[1:]):
+        most = 1.0 + max(later) * most
+    return most * sum(weight * rate for weight, rate in zip(first_weights, rates[0], strict=True))
