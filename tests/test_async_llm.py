@@ -6,7 +6,14 @@ import time
 import pytest
 
 from stepahead import LLM, ConfigError, RequestError, SamplingParams, Speculation
-from stepahead.async_llm import AsyncLLM, PromptProgress, QueueFullError, QueueLimits, UnavailableError
+from stepahead.async_llm import (
+    AsyncLLM,
+    PromptProgress,
+    QueueFullError,
+    QueueLimits,
+    UnavailableError,
+    engine_thread,
+)
 from stepahead.engine.request import FinishReason
 
 PROMPTS = [f"def f{number}(x):" for number in range(5)]
@@ -79,6 +86,46 @@ def test_requests_submitted_together_come_back_together(path, solo):
         return [texts[one.request_id] for one in requests]
 
     assert opened(path, test) == solo
+
+
+@pytest.mark.parametrize(("seconds", "num_wakes"), [(0.0, PARAMS.max_tokens), (1e9, 2)])
+def test_short_steps_are_delivered_together(path, solo, monkeypatch, seconds, num_wakes):
+    """All but the first and the last, which come at once."""
+    monkeypatch.setattr(engine_thread, "HOLD_SECONDS", seconds)
+
+    async def test(llm):
+        wakes, deliver = [], llm._deliver
+        llm._deliver = lambda items: wakes.append(len(items)) or deliver(items)
+        one = llm.requests.build(PROMPTS[0], PARAMS, Speculation("off"))
+        return await text_of(submit(llm, one)), wakes
+
+    texts, wakes = opened(path, test)
+    assert list(texts.values()) == solo[:1]
+    # The prompt's progress may be told before the first token.
+    assert num_wakes <= len(wakes) <= num_wakes + 1 and sum(wakes) >= PARAMS.max_tokens
+
+
+def test_what_is_held_goes_out_before_another_prompt_is_read(path, monkeypatch):
+    monkeypatch.setattr(engine_thread, "HOLD_SECONDS", 1e9)
+
+    async def test(llm):
+        first = submit(llm, request(llm, params=SamplingParams(max_tokens=400, ignore_eos=True)))
+        items = aiter(first)
+        count = 0
+        while count == 0:
+            ticket, item, _ = await anext(items)
+            count += not isinstance(item, PromptProgress)
+        while ticket.sequence.num_output_tokens < 100:
+            await asyncio.sleep(0.001)
+        assert first.take_ready(ticket) is None, "held"
+        await text_of(submit(llm, request(llm, PROMPTS[1])))
+        ready = 0
+        while first.take_ready(ticket) is not None:
+            ready += 1
+        first.abort()
+        return ready
+
+    assert opened(path, test) > 50
 
 
 def test_an_abort_frees_what_was_held(path):

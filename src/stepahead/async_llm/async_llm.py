@@ -1,7 +1,7 @@
 """AsyncLLM: an LLM whose engine runs in a thread of its own, for an event loop that submits requests and hears of them.
 
-The thread loads the model, steps the engine and frees what it held; the loop never waits for it, and wakes once a step
-for all requests together. Owns the queue's limits and the engine's state. Knows no protocol.
+The thread loads the model, steps the engine and frees what it held; the loop never waits for it, and wakes at most
+once a step for all requests together. Owns the queue's limits and the engine's state. Knows no protocol.
 """
 
 import asyncio

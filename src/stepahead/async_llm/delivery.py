@@ -66,6 +66,13 @@ class Delivery(AsyncIterator[tuple[Ticket, Any, bool]]):
             await self._wake
         return self._items.popleft()
 
+    def take_ready(self, ticket: Ticket) -> tuple[Any, bool] | None:
+        """What is next of a ticket, if it is here and nothing of another comes first."""
+        if not self._items or self._items[0][0] is not ticket:
+            return None
+        _, item, is_last = self._items.popleft()
+        return item, is_last
+
     def abort(self) -> None:
         """End what is not done, within a step; nothing more is delivered of it."""
         self._abort(ticket for ticket in self.tickets if ticket.finished is None)

@@ -1,4 +1,4 @@
-"""What the engine's thread does: takes requests, steps the engine, contains failures, delivers once a step."""
+"""What the engine's thread does: takes requests, steps the engine, contains failures, delivers what steps bring."""
 
 import logging
 import queue
@@ -13,6 +13,10 @@ from stepahead.engine.request import RequestOutput
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.1
+HOLD_SECONDS = 0.004
+"""Steps shorter than this are delivered several at a time: a reader does not see the difference, and each delivery
+takes the interpreter from the engine. Never a first token or a last, and never across a step that may be long."""
+
 MAX_FAILURES = 4
 """Steps in a row that may fail: by then every request that ran was ended, and the fault is the engine's."""
 
@@ -28,6 +32,8 @@ class EngineThread:
         self._deliver = deliver
         self._tickets: dict[int, Ticket] = {}  # of the engine's unfinished requests
         self._starting: dict[int, Ticket] = {}  # of these, those without a token yet
+        self._held: list[tuple[Ticket, Any, bool]] = []  # not yet delivered
+        self._delivered = 0.0  # when something last was
         self._num_failures = 0
         self._is_closing = False
 
@@ -39,15 +45,18 @@ class EngineThread:
                 return
             started = time.perf_counter()
             outputs = self._step()
-            items = [(self._tickets[output.request_id], output) for output in outputs]
             self._note_starts(started)
-            if outputs or self._starting:
-                self._report(items)
+            has_news = self._collect(outputs)
+            now = time.perf_counter()
+            self._note_progress(now)
+            if has_news or self._starting or now - self._delivered >= HOLD_SECONDS:
+                self._flush()
 
     def _take(self) -> None:
         """Add what was submitted; without work, wait for it."""
         is_idle = not self._tickets and not self._is_closing
         while is_idle or not self._inbox.empty():
+            self._flush()  # the next step may be a long one
             ticket = self._inbox.get()
             is_idle = False
             if ticket is None:
@@ -99,24 +108,34 @@ class EngineThread:
             if ticket.admitted is None and (id(sequence) in running or sequence.num_output_tokens > 0):
                 ticket.admitted = started
 
-    def _report(self, outputs: list[tuple[Ticket, RequestOutput]]) -> None:
-        items: list[tuple[Ticket, Any, bool]] = []
-        for ticket, output in outputs:
+    def _collect(self, outputs: list[RequestOutput]) -> bool:
+        """Hold what a step brought. True: it should not wait, being a request's first or last."""
+        has_news = False
+        for output in outputs:
+            ticket = self._tickets[output.request_id]
             is_last = output.finish_reason is not None
-            self._starting.pop(output.request_id, None)
+            has_news |= is_last or self._starting.pop(output.request_id, None) is not None
             if is_last:
+                self._starting.pop(output.request_id, None)
                 del self._tickets[output.request_id]
-            items.append((ticket, self._collected(ticket, output), is_last))
-        now = time.perf_counter()
+            self._held.append((ticket, self._collected(ticket, output), is_last))
+        return has_news
+
+    def _note_progress(self, now: float) -> None:
         for ticket in self._starting.values():
             if now - ticket.progressed >= PROGRESS_SECONDS and (sequence := ticket.sequence) is not None:
                 ticket.progressed = now
                 progress = PromptProgress(
                     sequence.num_computed_tokens, sequence.num_cached_tokens, ticket.admitted is None
                 )
-                items.append((ticket, progress, False))
-        if items:
-            self._deliver(items)
+                self._held.append((ticket, progress, False))
+
+    def _flush(self) -> None:
+        """Deliver what is held."""
+        if self._held:
+            self._deliver(self._held)
+            self._held = []
+            self._delivered = time.perf_counter()
 
     def _collected(self, ticket: Ticket, output: RequestOutput) -> Any:
         """What foreign code makes of an output; an error there ends this request alone."""

@@ -89,8 +89,11 @@ class ChatRequest:
     has_usage: bool  # in the stream
     has_usage_always: bool
     has_progress: bool
-    has_steps: bool
     warnings: tuple[str, ...]
+
+    @property
+    def has_steps(self) -> bool:
+        return self.turn.tells_steps
 
 
 def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatRequest:
@@ -116,6 +119,7 @@ def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatReques
         speculation=read_speculation(fields),
         template_args=_template_args(fields),
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
+        tells_steps=wants_steps(body.get("stepahead")),
     )
     return ChatRequest(
         turn,
@@ -123,7 +127,6 @@ def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatReques
         options.boolean("include_usage"),
         options.boolean("continuous_usage_stats"),
         fields.boolean("return_progress"),
-        wants_steps(body.get("stepahead")),
         tuple(warnings),
     )
 

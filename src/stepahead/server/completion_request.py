@@ -61,8 +61,11 @@ class CompletionRequest:
     has_echo: bool
     is_stream: bool
     has_usage: bool
-    has_steps: bool
     warnings: tuple[str, ...]
+
+    @property
+    def has_steps(self) -> bool:
+        return self.turn.tells_steps
 
     @property
     def num_choices(self) -> int:
@@ -88,11 +91,10 @@ def read_completion(body: Mapping[str, Any], settings: EndpointSettings) -> Comp
         params=read_params(fields, max_tokens, settings.default_temperature, logprobs),
         speculation=read_speculation(fields),
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
+        tells_steps=wants_steps(body.get("stepahead")),
     )
     has_usage = options is not None and options.boolean("include_usage")
-    return CompletionRequest(
-        _prompts(fields), turn, has_echo, is_stream, has_usage, wants_steps(body.get("stepahead")), tuple(warnings)
-    )
+    return CompletionRequest(_prompts(fields), turn, has_echo, is_stream, has_usage, tuple(warnings))
 
 
 def _prompts(fields: Fields) -> tuple[str | list[int], ...]:

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepahead.async_llm import AsyncLLM, PromptProgress, QueueFullError, UnavailableError
+from stepahead.async_llm import AsyncLLM, Delivery, PromptProgress, QueueFullError, Ticket, UnavailableError
 from stepahead.engine.params import MAX_SEED, Grammar
 from stepahead.engine.request import Request, seed_from_system
 from stepahead.errors import CapacityError, RequestError
@@ -124,7 +124,9 @@ class LLMService:
         except UnavailableError as error:
             raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
         try:
-            async for ticket, item, is_last in delivery:
+            async for ticket, first, ends in delivery:
+                joins = not turn.request.tells_steps
+                item, is_last = _with_ready(delivery, ticket, first, ends) if joins else (first, ends)
                 choice = choices[id(ticket.request)]
                 if isinstance(item, PromptProgress):
                     num_prompt = len(ticket.request.prompt_ids)
@@ -269,6 +271,14 @@ class LLMService:
         except UnavailableError as error:
             self.metrics.rejected[self.llm.state] += 1
             raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
+
+
+def _with_ready(delivery: Delivery, ticket: Ticket, item: Any, is_last: bool) -> tuple[Any, bool]:
+    """A step and those that came with it, as one; and whether the ticket's last is among them."""
+    while isinstance(item, TurnStep) and not is_last and (ready := delivery.take_ready(ticket)) is not None:
+        following, is_last = ready
+        item = item.then(following) if isinstance(following, TurnStep) else item
+    return item, is_last
 
 
 def _log_end(end: TurnEnd) -> None:

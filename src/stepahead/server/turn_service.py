@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from stepahead.engine.request import SpeculationStats
-from stepahead.turns.event import Event
+from stepahead.turns.event import Event, joined
 from stepahead.turns.turn_request import TurnRequest
 
 FinishReason = Literal["stop", "length", "context_length", "stop_sequence", "tool_calls", "error"]
@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TurnStep:
-    """What one step added to one choice; all tokens of a step are one of these."""
+    """What one step added to one choice, or several short ones; all tokens of a step are in one of these."""
 
     choice: int
     events: tuple[Event, ...]
@@ -41,6 +41,18 @@ class TurnStep:
     logprobs: tuple[TokenLogprob, ...] = ()
     num_drafted: int = 0
     pieces: tuple[str, ...] = ()  # the content that came out with each token: see server/step_extension.py
+
+    def then(self, following: "TurnStep") -> "TurnStep":
+        """This one and the next of the same choice as one."""
+        return TurnStep(
+            choice=self.choice,
+            events=joined((*self.events, *following.events)),
+            num_tokens=self.num_tokens + following.num_tokens,
+            num_accepted=self.num_accepted + following.num_accepted,
+            logprobs=self.logprobs + following.logprobs,
+            num_drafted=self.num_drafted + following.num_drafted,
+            pieces=self.pieces + following.pieces,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ In the order of arrival; pieces of the same kind that follow each other are one 
 lost: what is no reasoning and no call is content.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -46,3 +47,19 @@ class CallEnded:
 
 
 Event = ReasoningText | ContentText | CallStarted | CallArguments | CallEnded
+
+
+def joined(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The same, with pieces of one kind that follow each other made one."""
+    found: list[Event] = []
+    for event in events:
+        match (found[-1] if found else None, event):
+            case (ReasoningText(before), ReasoningText(text)):
+                found[-1] = ReasoningText(before + text)
+            case (ContentText(before), ContentText(text)):
+                found[-1] = ContentText(before + text)
+            case (CallArguments(index, before), CallArguments(same, text)) if index == same:
+                found[-1] = CallArguments(index, before + text)
+            case _:
+                found.append(event)
+    return tuple(found)

@@ -27,3 +27,4 @@ class TurnRequest:
     speculation: Speculation = field(default_factory=Speculation)
     template_args: Mapping[str, Any] = field(default_factory=dict)  # such as reasoning_effort
     num_choices: int = 1  # each with a seed of its own: seed, seed + 1 ...
+    tells_steps: bool = False  # each step is told by itself; else short ones may be told together
