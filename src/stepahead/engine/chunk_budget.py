@@ -14,6 +14,9 @@ MIN_ROWS = 4.0
 MAX_GROWTH = 4.0
 """Of a chunk, to the largest that was timed: what smaller ones cost says little about one many times as large."""
 
+AIM = 0.9
+"""Of the limit: steps of one size spread by a tenth and more, and the limit is meant for nearly all of them."""
+
 MIN_GAIN = 2.0
 """A step may take this many times what it takes without prompts, whatever the limit: where a model's own steps are
 slow, a prompt would never end."""
@@ -47,7 +50,7 @@ class ChunkBudget:
         if self._max_ms is None:
             return math.inf
         plain = self._plain_ms.get(num_decode_rows.bit_length(), 0.0)
-        spare = max(self._max_ms, MIN_GAIN * plain) - plain
+        spare = max(AIM * self._max_ms, MIN_GAIN * plain) - plain
         return min(self._fitting(spare), MAX_GROWTH * self._largest)
 
     def _fitting(self, spare: float) -> float:
