@@ -21,6 +21,7 @@ RANKS = {
     "stepahead.tokenizer": 1,
     "stepahead.demo": 1,
     "stepahead.machine": 1,
+    "stepahead.prefix_store": 1,
     "stepahead.texts": 1,
     "stepahead._native": 2,
     "stepahead.backends": 3,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from stepahead.backends.base import Ints
 from stepahead.gguf.block_quants import Bytes
 
+Ints = npt.NDArray[np.int32]
 Kind = Literal["blocks", "snapshot"]
 """blocks: full blocks of a text, that any longer text shares. snapshot: a place where a sequence can go on."""
 
