@@ -29,9 +29,15 @@ class RequestBuilder:
         self._request_ids = itertools.count(1)  # next() is atomic: requests may be built by several threads
 
     def build(
-        self, prompt: Prompt, params: SamplingParams, speculation: Speculation, text: TextStream | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        speculation: Speculation,
+        text: TextStream | None = None,
+        cache_salt: str = "",
     ) -> Request:
         """text: what makes the text, instead of a Detokenizer with the params' stop strings.
+        cache_salt: the prompt finds only what requests with the same one have computed.
 
         Raises RequestError for a prompt or a setting that is wrong.
         """
@@ -46,6 +52,7 @@ class RequestBuilder:
             max_new_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             end_ids=ends | frozenset(params.stop_token_ids),
             text=text,
+            cache_salt=cache_salt,
         )
 
     def build_replay(
@@ -105,6 +112,7 @@ class RequestBuilder:
         seed: int | None = None,
         replay: Replay | None = None,
         text: TextStream | None = None,
+        cache_salt: str = "",
     ) -> Request:
         check_bias(params, self._model.vocab_size)
         self._check_range("stop_token_ids", list(params.stop_token_ids))
@@ -120,6 +128,7 @@ class RequestBuilder:
             depth=resolve_depth(speculation, self._model.draft),
             replay=replay,
             snapshot_positions=tuple(self._message_ends(ids)),
+            cache_salt=cache_salt,
         )
 
     def _message_ends(self, ids: list[int]) -> Iterator[int]:

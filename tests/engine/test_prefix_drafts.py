@@ -1,84 +1,14 @@
 """After a hit, text and drafts are those of a run that computed its whole prompt, token for token."""
 
-import numpy as np
 import pytest
 
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine import scheduler as scheduler_module
-from stepahead.engine.engine import Engine
 from stepahead.engine.params import Speculation
-from stepahead.engine.runner import ModelRunner
-from stepahead.engine.sampler import Sampler
-from stepahead.engine.scheduler import Scheduler
 from stepahead.gguf import GGUFFile
 from stepahead.models.registry import load_model
-from stepahead.speculative.mtp import MtpProposer
-from support.toy_engine import make_request
-
-WINDOW, NUM_NEW = 16, 8
-TEXT = tuple(np.random.default_rng(5).integers(0, 200, 300).tolist())
-OTHER = tuple(np.random.default_rng(6).integers(0, 200, 30).tolist())
-
-
-class Noting(MtpProposer):
-    """Notes every draft: request and position of its first token -> ids."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self.drafts: dict[tuple[int, int], tuple[int, ...]] = {}
-
-    def propose(self, sequences) -> None:
-        super().propose(sequences)
-        for sequence in sequences:
-            if sequence.draft.token_ids:
-                at = sequence.request.request_id, len(sequence.token_ids)
-                self.drafts[at] = sequence.draft.token_ids
-
-
-class Runs:
-    """One engine, and what its requests said and drafted."""
-
-    def __init__(self, model_and_backend, speculation: Speculation, temperature: float, max_num_seqs: int = 4) -> None:
-        model, backend = model_and_backend
-        runner = ModelRunner.create(model, backend, "f32", 400, max_num_seqs, 64)
-        self.proposer = Noting(runner, Sampler())
-        cache = runner.new_prefix_cache()
-        scheduler = Scheduler(runner.kv_cache, max_num_seqs, 64, drop=self.proposer.forget, cache=cache)
-        self.engine = Engine(runner, scheduler, self.proposer, Sampler())
-        self.speculation, self.temperature = speculation, temperature
-        self.num_requests = 0
-
-    def add(self, prompt, positions=(), num_new=NUM_NEW):
-        self.num_requests += 1
-        request = make_request(
-            self.num_requests, prompt, num_new, depth=self.speculation.depth, speculation=self.speculation, seed=3,
-            temperature=self.temperature, snapshot_positions=positions,
-        )  # fmt: skip
-        return self.engine.add(request)
-
-    def run(self, *args, **kwargs):
-        sequence = self.add(*args, **kwargs)
-        while self.engine.has_unfinished:
-            self.engine.step()
-        return sequence
-
-    def drafts(self, sequence) -> dict[int, tuple[int, ...]]:
-        number = sequence.request.request_id
-        return {position: ids for (each, position), ids in self.proposer.drafts.items() if each == number}
-
-
-def assert_same(warm: Runs, sequence, cold: Runs) -> None:
-    """As a run of the same prompt from nothing. A hit that leaves one token may draft one step earlier."""
-    again = cold.run(sequence.request.prompt_ids, num_new=sequence.request.max_new_tokens)
-    assert sequence.output_ids == again.output_ids
-    drafts, expected = warm.drafts(sequence), cold.drafts(again)
-    if sequence.num_cached_tokens < sequence.num_prompt_tokens - 1:
-        assert drafts == expected
-        assert sequence.stats == again.stats
-    else:
-        common = drafts.keys() & expected.keys()
-        assert common and all(drafts[at] == expected[at] for at in common)
+from support.draft_runs import OTHER, TEXT, WINDOW, Runs, assert_same, chain_of, cold_of
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +30,6 @@ def full_heads(model_path):
     file = GGUFFile.open(model_path("f32", mtp_sliding=False))
     backend = ReferenceBackend()
     return load_model(file, backend, file), backend
-
-
-def cold_of(model, warm: Runs) -> Runs:
-    class Cold(Runs):
-        def run(self, *args, **kwargs):
-            self.engine.scheduler.prefix_cache.clear()
-            return super().run(*args, **kwargs)
-
-    return Cold(model, warm.speculation, warm.temperature)
-
-
-def chain_of(depth: int, chain: str = "exact") -> Speculation:
-    return Speculation(mode="mtp", depth=depth, adaptive=False, chain=chain)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -156,6 +73,21 @@ def test_drafts_of_several_that_share_a_prompt(step) -> None:
         assert sequence.num_cached_tokens == 300
         assert_same(warm, sequence, cold)
     assert_same(warm, writer, cold)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("chain", ["exact", "catchup"])
+def test_drafts_of_prompts_that_arrive_together(step, chain: str, temperature: float) -> None:
+    """Those who come second go on from where the first one is read to."""
+    warm = Runs(step, chain_of(3, chain), temperature)
+    cold = cold_of(step, warm)
+    prompts = [TEXT, TEXT, (*TEXT[:190], *OTHER), (*TEXT[:190], *OTHER[:9])]
+    sequences = [warm.add(prompt) for prompt in prompts]
+    while warm.engine.has_unfinished:
+        warm.engine.step()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 299, 190, 190]
+    for sequence in sequences:
+        assert_same(warm, sequence, cold)
 
 
 def test_drafts_after_an_abort_within_a_prompt(step, monkeypatch) -> None:

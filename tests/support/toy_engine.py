@@ -246,6 +246,7 @@ def make_request(
     seed=0,
     speculation=None,
     snapshot_positions=(),
+    cache_salt="",
     **params,
 ):
     return Request(
@@ -259,6 +260,7 @@ def make_request(
         text=text,
         depth=depth,
         snapshot_positions=tuple(snapshot_positions),
+        cache_salt=cache_salt,
     )
 
 
@@ -341,6 +343,7 @@ def assert_all_free(engine):
     """Without the prefix cache, every block is free and the proposer remembers nothing."""
     engine.scheduler.prefix_cache.clear()
     assert engine.scheduler.prefix_cache.nbytes == 0
+    assert engine.scheduler.prefix_cache._tree._roots == {}
     kv_cache = engine.runner.kv_cache
     assert [kv_cache.num_free(group) for group in range(len(SPECS))] == list(kv_cache.num_blocks)
     assert engine.proposer.known == {}

@@ -132,6 +132,15 @@ def serve(
             rich_help_panel=API_PANEL,
         ),
     ] = False,
+    share_prefixes: Annotated[
+        bool,
+        typer.Option(
+            "--share-prefixes",
+            help="Let keys find what prompts of other keys computed: the time of an answer then tells what others "
+            "asked.",
+            rich_help_panel=LISTEN_PANEL,
+        ),
+    ] = False,
     trust_special: Annotated[
         bool,
         typer.Option(
@@ -184,7 +193,6 @@ def serve(
         from stepahead.server.state_key import kept_key
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
-    limits = QueueLimits(_positive("--max-queued", max_queued), _positive("--max-queued-tokens", max_queued_tokens))
     settings = EndpointSettings(
         unknown_fields=unknown_fields,
         reasoning_field=reasoning_field,
@@ -201,12 +209,13 @@ def serve(
         is_open=no_key,
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(one.lower() for one in allowed_host or ()),
-        queue=limits,
+        queue=QueueLimits(_positive("--max-queued", max_queued), _positive("--max-queued-tokens", max_queued_tokens)),
         max_choices=_positive("--max-choices", max_choices),
         max_body_bytes=_positive("--max-body-mb", max_body_mb) << 20,
         drain_seconds=drain_seconds,
         protects_special=not trust_special,
         reasoning_memory_bytes=0 if no_reasoning_memory else 4 << 20,
+        shares_prefixes=share_prefixes,
         endpoints=settings,
     )
     listener = transport.listen(config)
@@ -216,7 +225,7 @@ def serve(
         stdout().out(f"{visible(name)} is served at {url} (API: {url}/docs)", highlight=False)
 
     loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None)
-    service = LLMService(AsyncLLM(loaded, limits), config, name)
+    service = LLMService(AsyncLLM(loaded, config.queue), config, name)
     asyncio.run(transport.serve(service, make_app(service), listener, introduced))
 
 

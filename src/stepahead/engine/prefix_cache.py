@@ -54,6 +54,11 @@ class PrefixCache:
         """Blocks that the cache holds in a group, sequences or not."""
         return len(self._pins[group])
 
+    def may_keep(self, num_tokens: int) -> bool:
+        """False if a text of so many tokens is more than the cache may hold."""
+        nbytes = sum(self._block_nbytes[group] * (num_tokens // BLOCK_SIZE) for group in self._full_groups)
+        return self._max_nbytes is None or 0 < self._max_nbytes >= nbytes
+
     # --- taking ---
     def take(self, kv: SequenceKV, position: int) -> Snapshot:
         """A snapshot of a sequence whose rows below `position` are committed, and not yet trimmed for later ones.
@@ -73,16 +78,17 @@ class PrefixCache:
             self._pin(group, ids)
         return Snapshot(position, tuple(first_blocks), tuple(blocks), lowest)
 
-    def publish(self, snapshot: Snapshot, kv: SequenceKV, token_ids: Seq[int]) -> None:
-        """Let prompts find a snapshot of kv, which still holds the full blocks; the oldest make room."""
-        same = self._tree.same(snapshot.position, token_ids)
+    def publish(self, snapshot: Snapshot, kv: SequenceKV, token_ids: Seq[int], salt: str = "") -> None:
+        """Let prompts with the same salt find a snapshot of kv, which still holds the full blocks; the oldest make
+        room."""
+        same = self._tree.same(snapshot.position, token_ids, salt)
         if same is not None:
             if same.lowest <= snapshot.lowest and (same.hidden is not None or snapshot.hidden is None):
                 self._touch(same)
                 self.discard(snapshot)
                 return
             self._remove(same)
-        for node in self._tree.add(snapshot, token_ids):
+        for node in self._tree.add(snapshot, token_ids, salt):
             node.blocks = tuple(kv.tables[group][node.depth - 1] for group in self._full_groups)
             for group, block in zip(self._full_groups, node.blocks, strict=True):
                 self._pin(group, (block,))
@@ -96,11 +102,15 @@ class PrefixCache:
         for group, ids in enumerate(snapshot.blocks):
             self._unpin(group, ids)
 
+    def known_blocks(self, token_ids: Seq[int], salt: str) -> list[tuple[int, ...]]:
+        """Ids of the full blocks that a text begins with, each for all groups with full attention."""
+        return self._tree.known_blocks(token_ids, salt)
+
     # --- using ---
-    def match(self, prompt_ids: Seq[int], needs_hidden: bool) -> Hit | None:
+    def match(self, prompt_ids: Seq[int], needs_hidden: bool, salt: str = "") -> Hit | None:
         """What saves the most rows of a prompt. One token is left to run, for its logits."""
         snapshot, num_tokens = self._tree.find(
-            prompt_ids, len(prompt_ids) - 1, lambda found, length: found.serves(length, needs_hidden)
+            prompt_ids, salt, len(prompt_ids) - 1, lambda found, length: found.serves(length, needs_hidden)
         )
         if snapshot is None:
             return None

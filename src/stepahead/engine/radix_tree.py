@@ -1,7 +1,8 @@
 """Texts by their tokens, block by block: which snapshots lie on the way of a prompt, and which full blocks lead there.
 
 Each node is one full block of BLOCK_SIZE tokens after those of its parent; a node without snapshots at or below it is
-removed. Knows tokens and block ids; not who holds them, how much memory they take, or when they were used.
+removed. Texts of different salts have nothing in common: each salt has a root of its own. Knows tokens and block ids;
+not who holds them, how much memory they take, or when they were used.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,13 +36,13 @@ class RadixTree:
     """Nodes and snapshots by tokens."""
 
     def __init__(self) -> None:
-        self._root = Node(None, (), ())
+        self._roots: dict[str, Node] = {}  # by salt
         self._node_of: dict[Snapshot, Node] = {}
         self._longest_reach = 0  # of a snapshot: how many tokens fewer than its own a sequence may have
 
-    def find(self, token_ids: Seq[int], limit: int, serves: Serves) -> tuple[Snapshot | None, int]:
+    def find(self, token_ids: Seq[int], salt: str, limit: int, serves: Serves) -> tuple[Snapshot | None, int]:
         """The snapshot that saves the most of a prompt's first `limit` tokens, and how many; the newest of equals."""
-        path = self._walk(token_ids)
+        path = self._walk(token_ids, salt)
         taken: Node | None = None  # the node of the path below the one looked at
         for node in reversed(path):
             best, best_length = None, 0
@@ -54,10 +55,10 @@ class RadixTree:
             taken = node
         return None, 0
 
-    def add(self, snapshot: Snapshot, token_ids: Seq[int]) -> list[Node]:
+    def add(self, snapshot: Snapshot, token_ids: Seq[int], salt: str) -> list[Node]:
         """Put a snapshot in its place; the nodes that were made for it: the caller gives them their blocks."""
         num_full = snapshot.position // BLOCK_SIZE
-        node, made = self._root, []
+        node, made = self._roots.setdefault(salt, Node(None, (), ())), []
         for number in range(num_full):
             key = tuple(token_ids[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE])
             child = node.children.get(key)
@@ -66,6 +67,7 @@ class RadixTree:
                 made.append(child)
             node = child
         snapshot.tail = tuple(token_ids[num_full * BLOCK_SIZE : snapshot.position])
+        snapshot.salt = salt
         node.snapshots.append(snapshot)
         self._node_of[snapshot] = node
         self._longest_reach = max(self._longest_reach, snapshot.position - snapshot.lowest)
@@ -80,12 +82,14 @@ class RadixTree:
             del node.parent.children[node.tokens]
             gone.append(node)
             node = node.parent
+        if node.parent is None and not node.children and not node.snapshots:
+            del self._roots[snapshot.salt]  # clients choose salts, and could choose many
         return gone
 
-    def same(self, position: int, token_ids: Seq[int]) -> Snapshot | None:
+    def same(self, position: int, token_ids: Seq[int], salt: str) -> Snapshot | None:
         """The snapshot of the same tokens, if there is one."""
         num_full = position // BLOCK_SIZE
-        path = self._walk(token_ids[: num_full * BLOCK_SIZE])
+        path = self._walk(token_ids[: num_full * BLOCK_SIZE], salt)
         if len(path) <= num_full:
             return None
         tail = tuple(token_ids[num_full * BLOCK_SIZE : position])
@@ -101,9 +105,16 @@ class RadixTree:
         blocks.reverse()
         return blocks
 
-    def _walk(self, token_ids: Seq[int]) -> list[Node]:
-        """The root, and the nodes of all full blocks that are known."""
-        node, path = self._root, [self._root]
+    def known_blocks(self, token_ids: Seq[int], salt: str) -> list[tuple[int, ...]]:
+        """Block ids of the full blocks that a text begins with."""
+        return [node.blocks for node in self._walk(token_ids, salt)[1:]]
+
+    def _walk(self, token_ids: Seq[int], salt: str) -> list[Node]:
+        """The root, and the nodes of all full blocks that are known; nothing of a salt without snapshots."""
+        node = self._roots.get(salt)
+        if node is None:
+            return []
+        path = [node]
         for start in range(0, len(token_ids) - BLOCK_SIZE + 1, BLOCK_SIZE):
             child = node.children.get(tuple(token_ids[start : start + BLOCK_SIZE]))
             if child is None:

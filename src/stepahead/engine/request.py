@@ -45,6 +45,7 @@ class Request:
     replay: Replay | None = None  # stands in for the target's choices
     # Where other prompts may part from this one, such as the ends of messages: numbers of tokens.
     snapshot_positions: tuple[int, ...] = ()
+    cache_salt: str = ""  # the prompt finds only what requests with the same one have computed
 
     @property
     def is_priced(self) -> bool:

@@ -14,6 +14,7 @@ from stepahead.backends.base import BLOCK_SIZE
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.chunk_budget import ChunkBudget
 from stepahead.engine.commit import commit_abort, commit_verdict
+from stepahead.engine.held_prompts import HeldPrompts
 from stepahead.engine.kv_cache import Drop, KVCache, blocks_needed
 from stepahead.engine.prefix_cache import Hit, PrefixCache
 from stepahead.engine.request import NO_DRAFT, Draft, FinishReason, Request, RequestOutput, Sequence, Verdict
@@ -35,7 +36,8 @@ def _ignore(*_: object) -> None:
 
 
 class Scheduler:
-    """First come, first served; at most max_num_seqs at once and chunk_tokens rows a step."""
+    """First come, first served, but for those who wait for a prefix; at most max_num_seqs at once and chunk_tokens rows
+    a step."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Scheduler:
         self.on_admit: Admit = _ignore  # the engine sets its own, and the next
         self.copy_block: CopyBlock = _ignore
         self.prefix_cache = PrefixCache(kv_cache) if cache is None else cache
+        self.held_prompts = HeldPrompts(kv_cache.slack)
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._chunk_tokens = chunk_tokens
@@ -117,7 +120,7 @@ class Scheduler:
         """Publish what snapshots were taken and take finished sequences out; after the proposer has observed."""
         for sequence in self.running:
             for snapshot in sequence.snapshots:
-                self.prefix_cache.publish(snapshot, sequence.kv, sequence.token_ids)
+                self.prefix_cache.publish(snapshot, sequence.kv, sequence.token_ids, sequence.request.cache_salt)
             sequence.snapshots.clear()
         finished = [sequence for sequence in self.running if sequence.is_finished]
         self.running = [sequence for sequence in self.running if not sequence.is_finished]
@@ -135,6 +138,8 @@ class Scheduler:
         # By the list, not by the flag: another thread may be setting flags.
         self.running = [sequence for sequence in self.running if sequence not in aborted]
         self.waiting = deque(sequence for sequence in self.waiting if sequence not in aborted)
+        for sequence in aborted:
+            self._forget_wait(sequence)
         return [commit_abort(sequence) for sequence in aborted]
 
     def _check(self, request: Request) -> None:
@@ -153,20 +158,50 @@ class Scheduler:
                 )
 
     def _admit_waiting(self) -> None:
-        while self.waiting and len(self.running) < self._max_num_seqs and self._admit(self.waiting[0]):
-            self.waiting.popleft()
+        """Those who wait for a prefix let others pass; those without room do not."""
+        index = 0
+        while index < len(self.waiting) and len(self.running) < self._max_num_seqs:
+            sequence = self.waiting[index]
+            if self._is_held(sequence):
+                index += 1
+                continue
+            hit = self._match(sequence)
+            if self._hold(sequence, _num_known(hit)):
+                index += 1
+            elif self._admit(sequence, hit):
+                del self.waiting[index]
+                self._forget_wait(sequence)
+            else:
+                return
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Reserve a sequence's worst case and start it from the longest known prefix; False: it must wait."""
+    def _match(self, sequence: Sequence) -> Hit | None:
         request = sequence.request
-        needs_hidden = self._has_heads and request.speculation.mode != "off"
-        hit = self.prefix_cache.match(request.prompt_ids, needs_hidden)
+        return self.prefix_cache.match(request.prompt_ids, self._needs_hidden(sequence), request.cache_salt)
+
+    def _needs_hidden(self, sequence: Sequence) -> bool:
+        return self._has_heads and sequence.request.speculation.mode != "off"
+
+    def _is_held(self, sequence: Sequence) -> bool:
+        return self.held_prompts.is_held(sequence)
+
+    def _hold(self, sequence: Sequence, num_known: int) -> bool:
+        """True if a prompt is better off with what another is just computing."""
+        needs_hidden = self._needs_hidden(sequence)
+        return self.prefix_cache.may_keep(sequence.num_prompt_tokens) and self.held_prompts.hold(
+            sequence, self.running, num_known, needs_hidden
+        )
+
+    def _forget_wait(self, sequence: Sequence) -> None:
+        self.held_prompts.forget(sequence)
+
+    def _admit(self, sequence: Sequence, hit: Hit | None) -> bool:
+        """Reserve a sequence's worst case and start it from the longest known prefix; False: it must wait."""
         if not self._has_room(sequence, hit):
             return False
         if hit is not None:
             self._attach(sequence, hit)
         num_known = sequence.num_cached_tokens = sequence.num_computed_tokens = sequence.kv.num_tokens
-        sequence.snapshot_positions = _snapshot_positions(request, num_known, self._kv_cache.slack)
+        sequence.snapshot_positions = _snapshot_positions(sequence.request, num_known, self._kv_cache.slack)
         self.running.append(sequence)
         self.on_admit(sequence)
         sequence.hidden_rows = None
@@ -234,6 +269,10 @@ class Scheduler:
         sequence.snapshots.clear()
         self._on_drop(sequence.kv)
         self._kv_cache.release(sequence.kv)
+
+
+def _num_known(hit: Hit | None) -> int:
+    return 0 if hit is None else hit.num_tokens
 
 
 def _snapshot_positions(request: Request, num_known: int, slack: int) -> list[int]:

@@ -41,6 +41,7 @@ class Snapshot:
     lowest: int  # by the sliding groups' blocks
     hidden: HiddenRows | None = None  # set by a proposer while it observes the step; None: unknown
     tail: tuple[int, ...] = ()  # the text's tokens behind its last full block
+    salt: str = ""  # of its text, once it can be found
 
     def serves(self, num_tokens: int, needs_hidden: bool) -> bool:
         """True if a sequence of num_tokens finds everything: a hit is the minimum over all groups."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stepahead.server.cache_salt import read_salt
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable, Refused
 from stepahead.server.sampling_fields import (
@@ -120,6 +121,7 @@ def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatReques
         template_args=_template_args(fields),
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
         tells_steps=wants_steps(body.get("stepahead")),
+        cache_salt=read_salt(fields),
     )
     return ChatRequest(
         turn,

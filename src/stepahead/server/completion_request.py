@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stepahead.server.cache_salt import read_salt
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable, Refused
 from stepahead.server.sampling_fields import (
@@ -92,6 +93,7 @@ def read_completion(body: Mapping[str, Any], settings: EndpointSettings) -> Comp
         speculation=read_speculation(fields),
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
         tells_steps=wants_steps(body.get("stepahead")),
+        cache_salt=read_salt(fields),
     )
     has_usage = options is not None and options.boolean("include_usage")
     return CompletionRequest(_prompts(fields), turn, has_echo, is_stream, has_usage, tuple(warnings))

@@ -15,6 +15,7 @@ from stepahead.server.endpoint import EndpointSettings
 
 KEYS_VARIABLE = "STEPAHEAD_API_KEYS"
 _MAX_LABEL = 40
+_OWNER_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class ApiKey:
 
     label: str
     digest: bytes
+
+    @property
+    def owner(self) -> str:
+        """Stands for the key where what belongs to it is kept apart; hexadecimal, and tells nothing of it."""
+        return hashlib.sha256(b"owner" + self.digest).hexdigest()[:_OWNER_CHARS]
 
     @classmethod
     def of(cls, secret: str, label: str) -> "ApiKey":
@@ -50,6 +56,7 @@ class ServerConfig:
     drain_seconds: float = 30.0
     protects_special: bool = True  # text of messages cannot become control tokens
     reasoning_memory_bytes: int = 4 << 20  # for clients that send calls back without the reasoning; 0: none
+    shares_prefixes: bool = False  # between keys
     endpoints: EndpointSettings = field(default_factory=lambda: EndpointSettings(state_key=secrets.token_bytes(32)))
 
     def __post_init__(self) -> None:
@@ -66,6 +73,10 @@ class ServerConfig:
     @property
     def is_loopback(self) -> bool:
         return is_loopback(self.host)
+
+    def owner(self, key: ApiKey) -> str:
+        """Whose a request with this key is; "" where there is no other owner."""
+        return key.owner if len({one.digest for one in self.keys}) > 1 else ""
 
 
 def is_loopback(host: str) -> bool:

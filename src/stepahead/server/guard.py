@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stepahead.server.api_error import ApiError
 from stepahead.server.config import ServerConfig, find_key, is_loopback
 from stepahead.server.errors import error_response, speaks_anthropic, unexpected
-from stepahead.server.request_context import KEY, REQUEST_ID
+from stepahead.server.request_context import OWNER, REQUEST_ID
 from stepahead.server.sse import ClientGoneError
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Guard:
         headers = Headers(scope=scope)
         exchange = _Exchange(scope, send, _request_id(headers), self._origin(headers))
         REQUEST_ID.set(exchange.request_id)  # each request has a task of its own, and so a context
-        KEY.set("")
+        OWNER.set("")
         try:
             await self._answer(scope, headers, receive, exchange)
         except ClientGoneError:
@@ -120,7 +120,7 @@ class Guard:
                 "give the server's key, as Authorization: Bearer KEY or as x-api-key" if not given else "wrong key",
             )
         exchange.key = keys[0].label
-        KEY.set(keys[0].label)
+        OWNER.set(self._config.owner(keys[0]))
 
 
 class _Exchange:

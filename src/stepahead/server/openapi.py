@@ -54,6 +54,7 @@ _TYPES: Mapping[str, Mapping[str, Any]] = {
     "prompt": {"type": ["string", "array"], "minLength": 1, "minItems": 1, "items": {"type": ["integer", "string"]}},
     "tools": {"type": "array", "items": _OBJECT},
     "tokens": _TOKENS,
+    "cache_salt": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^@/\\\u0000]*$"},
 }
 _PARAMETER = re.compile(r"\{(\w+)")
 _STREAMED = "text/event-stream"

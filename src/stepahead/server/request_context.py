@@ -3,5 +3,5 @@
 from contextvars import ContextVar
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
-KEY: ContextVar[str] = ContextVar("key", default="")
-"""The label of the key that was given; "" without keys."""
+OWNER: ContextVar[str] = ContextVar("owner", default="")
+"""Whose the request is, hexadecimal; "" where all requests are one owner's. Made of the key: labels may be equal."""

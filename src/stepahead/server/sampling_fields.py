@@ -29,6 +29,8 @@ SAMPLING = {
     "ignore_eos": "goes on after the model's end token (not in OpenAI's API)",
     "n": "how many choices; choice i has seed + i",
     "speculation": "object: mode (auto, off, mtp, copy), depth, adaptive: changes the speed, never the text",
+    "cache_salt": "prompts share what is computed with those of the same salt alone: 1 to 128 characters without @, /, "
+    "\\ and NUL (vLLM's name)",
 }
 FORMATS = {
     "guided_json": "a JSON schema that the text must follow (vLLM's name)",

@@ -20,12 +20,13 @@ from stepahead.engine.params import MAX_SEED, Grammar
 from stepahead.engine.request import Request, seed_from_system
 from stepahead.errors import CapacityError, RequestError
 from stepahead.llm import LLM
+from stepahead.server import cache_salt
 from stepahead.server.api_error import ApiError
 from stepahead.server.choice import Choice, PlainText
 from stepahead.server.config import ServerConfig
 from stepahead.server.metrics import ServerMetrics
 from stepahead.server.rendering import RenderedPrompt, Renderer
-from stepahead.server.request_context import KEY, REQUEST_ID
+from stepahead.server.request_context import OWNER, REQUEST_ID
 from stepahead.server.turn_service import PreparedTurn, Progress, TurnEnd, TurnStep
 from stepahead.turns.history import normalised_turn
 from stepahead.turns.reasoning_memory import ReasoningMemory
@@ -99,20 +100,21 @@ class LLMService:
     async def render(self, request: TurnRequest, add_generation_prompt: bool = True) -> RenderedPrompt:
         """Raises ApiError."""
         self._loaded()
-        salt = KEY.get()
-        return await self.in_worker(lambda: self._rendered(request, salt, add_generation_prompt))
+        owner = OWNER.get()
+        return await self.in_worker(lambda: self._rendered(request, owner, add_generation_prompt))
 
     async def prepare(self, request: TurnRequest) -> PreparedTurn:
         self._check_ready()
-        salt = KEY.get()
-        turn = await self.in_worker(lambda: self._prepare_turn(request, salt))
+        owner = OWNER.get()
+        turn = await self.in_worker(lambda: self._prepare_turn(request, owner))
         self._check_room(turn)
         return turn
 
     async def prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest) -> PreparedTurn:
         """Prompts to be continued as they are; choices go by prompt. The messages of `request` are not looked at."""
         self._check_ready()
-        turn = await self.in_worker(lambda: self._prepare_texts(prompts, request))
+        owner = OWNER.get()
+        turn = await self.in_worker(lambda: self._prepare_texts(prompts, request, owner))
         self._check_room(turn)
         return turn
 
@@ -143,7 +145,7 @@ class LLMService:
                 if is_last:
                     end = choice.end(ticket)
                     self.metrics.count_end(end.finish_reason, ticket, choice.clock)
-                    choice.remember(self._memory, KEY.get())
+                    choice.remember(self._memory, OWNER.get())
                     _log_end(end)
                     yield end
         finally:
@@ -166,14 +168,14 @@ class LLMService:
         except UnavailableError as error:
             raise ApiError("overloaded", str(error), retry_after=_RETRY_SECONDS) from None
 
-    def _rendered(self, request: TurnRequest, salt: str, add_generation_prompt: bool = True) -> RenderedPrompt:
+    def _rendered(self, request: TurnRequest, owner: str, add_generation_prompt: bool = True) -> RenderedPrompt:
         wants_text = self.turn_format.wants_argument_text
-        messages = [self._memory.restored(normalised_turn(message, wants_text), salt) for message in request.messages]
+        messages = [self._memory.restored(normalised_turn(message, wants_text), owner) for message in request.messages]
         tools = () if request.tool_choice.mode == "none" else request.tools
         return self.renderer.render(messages, tools, request.template_args, add_generation_prompt)
 
-    def _prepare_turn(self, request: TurnRequest, salt: str) -> PreparedTurn:
-        rendered = self._rendered(request, salt)
+    def _prepare_turn(self, request: TurnRequest, owner: str) -> PreparedTurn:
+        rendered = self._rendered(request, owner)
         self._check_length(len(rendered.ids))
         is_reasoning = self.turn_format.starts_in_reasoning(rendered.text)
         parses_calls = bool(request.tools) and request.tool_choice.mode != "none"
@@ -193,10 +195,10 @@ class LLMService:
         warnings = tuple(name for name in request.template_args if name not in self.renderer.arguments)
         grammar = self._grammar(request, is_reasoning)
         warnings += () if grammar is None else grammar.warnings
-        prepared = self._choices([list(rendered.ids)], request, grammar, make_text)
+        prepared = self._choices([list(rendered.ids)], request, owner, grammar, make_text)
         return PreparedTurn(request, rendered.ids, self._model_id, warnings, prepared)
 
-    def _prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest) -> PreparedTurn:
+    def _prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest, owner: str) -> PreparedTurn:
         llm = self.llm.llm
         ids = [
             llm.tokenizer.encode(prompt) if isinstance(prompt, str) else self.llm.requests.checked_ids(prompt)
@@ -206,13 +208,14 @@ class LLMService:
             self._check_length(len(one))
         grammar = self._grammar(request, is_reasoning=False)
         stops = request.params.stops
-        prepared = self._choices(ids, request, grammar, lambda: PlainText(llm.tokenizer, stops))
+        prepared = self._choices(ids, request, owner, grammar, lambda: PlainText(llm.tokenizer, stops))
         return PreparedTurn(request, tuple(ids[0]), self._model_id, (), prepared)
 
     def _choices(
         self,
         prompts: list[list[int]],
         request: TurnRequest,
+        owner: str,
         grammar: Grammar | None,
         make_text: Callable[[], TurnText | PlainText],
     ) -> Prepared:
@@ -220,7 +223,8 @@ class LLMService:
             raise ApiError("invalid_request", f"n: at most {self.config.max_choices} choices are given at once", "n")
         # Stop strings are the text's: it knows what is content.
         params = replace(request.params, grammar=grammar, stop=(), seed=seed_from_system(request.params.seed))
-        tokenizer = self.llm.llm.tokenizer
+        tokenizer, build = self.llm.llm.tokenizer, self.llm.requests.build
+        salt = cache_salt.mixed("" if self.config.shares_prefixes else owner, request.cache_salt)
         prepared: Prepared = []
         for prompt in prompts:
             room = self.context_length - len(prompt)
@@ -230,7 +234,7 @@ class LLMService:
                 has_logprobs = params.logprobs is not None
                 choice = Choice(len(prepared), text, tokenizer, is_clamped, has_logprobs)
                 own = replace(params, seed=((params.seed or 0) + number) & MAX_SEED)
-                prepared.append((self.llm.requests.build(prompt, own, request.speculation, choice.stream), choice))
+                prepared.append((build(prompt, own, request.speculation, choice.stream, salt), choice))
         return prepared
 
     def _grammar(self, request: TurnRequest, is_reasoning: bool) -> "GrammarState | None":

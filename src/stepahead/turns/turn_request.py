@@ -28,3 +28,4 @@ class TurnRequest:
     template_args: Mapping[str, Any] = field(default_factory=dict)  # such as reasoning_effort
     num_choices: int = 1  # each with a seed of its own: seed, seed + 1 ...
     tells_steps: bool = False  # each step is told by itself; else short ones may be told together
+    cache_salt: str = ""  # the client's own, see server/cache_salt.py

@@ -17,6 +17,7 @@ from stepahead.server.agent_fields import (
     tool_name,
     unsupported,
 )
+from stepahead.server.cache_salt import read_salt
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable
 from stepahead.server.messages.blocks import Blocks
@@ -86,6 +87,7 @@ def read_request(
         params=replace(params, stop=request.strings("stop_sequences", MAX_STOPS, MAX_STOP_CHARS)),
         speculation=read_speculation(request),
         template_args=effort_args(inner(request, "output_config")),
+        cache_salt=read_salt(request),
     )
     return MessagesRequest(turn, request.boolean("stream"), _thinking(request), tuple(ignored))
 

@@ -16,6 +16,7 @@ from stepahead.server.agent_fields import (
     objects,
     unsupported,
 )
+from stepahead.server.cache_salt import read_salt
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable, Refused
 from stepahead.server.responses.input_items import InputItems
@@ -96,6 +97,7 @@ def read_request(
         params=_params(request, settings),
         speculation=read_speculation(request),
         template_args=effort_args(inner(request, "reasoning")),
+        cache_salt=read_salt(request),
     )
     return ResponsesRequest(turn, names, request.boolean("stream"), _echo(request, turn), tuple(ignored))
 
