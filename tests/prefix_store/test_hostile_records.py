@@ -197,7 +197,7 @@ def test_a_record_of_another_identity(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="things that Unix has")
 @pytest.mark.parametrize("when", ["before", "while"])
-@pytest.mark.parametrize("what", ["fifo", "symlink", "loop", "socket", "device", "folder"])
+@pytest.mark.parametrize("what", ["fifo", "written fifo", "symlink", "loop", "socket", "device", "folder"])
 def test_no_files(tmp_path: Path, what: str, when: str) -> None:
     folder, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
     chain = a_chain(2)
@@ -217,11 +217,18 @@ def test_no_files(tmp_path: Path, what: str, when: str) -> None:
     assert read(store, keys(chain[:1])) is not None
     store.close()
     assert elsewhere.exists() and (what == "folder") == path.exists()
+    if what == "written fifo":
+        os.close(writers.pop())
+
+
+writers: list[int] = []
 
 
 def put(what: str, path: Path, elsewhere: Path) -> None:
-    if what == "fifo":
+    if what in ("fifo", "written fifo"):
         os.mkfifo(path)
+        if what == "written fifo":
+            writers.append(os.open(path, os.O_RDWR))  # who reads it now would wait, or find nothing yet
     elif what == "symlink":
         path.symlink_to(elsewhere)
     elif what == "loop":

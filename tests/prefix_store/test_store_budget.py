@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stepahead.prefix_store.identity_folder import IdentityFolder
+from stepahead.prefix_store.index import Entry, Index
 from stepahead.prefix_store.other_folders import OtherFolders
 from stepahead.prefix_store.record import Record
 from stepahead.prefix_store.store import PrefixStore
@@ -48,32 +50,44 @@ def test_leaves_go_first_the_least_recently_used_before_others(tmp_path: Path) -
 
 
 def test_use_outlives_the_process(tmp_path: Path) -> None:
-    records = [a_chain(1, seed, SIZE)[0] for seed in range(4)]
-    store = PrefixStore.open(tmp_path, IDENTITY, 4 * FILE)
+    records = [a_chain(1, seed, SIZE)[0] for seed in range(8)]
+    store = PrefixStore.open(tmp_path, IDENTITY, 8 * FILE)
     write(store, records)
-    assert read(store, keys([records[0]])) is not None
-    assert read(store, keys([records[2]])) is not None
+    for number in (6, 0, 4, 2):
+        assert read(store, keys([records[number]])) is not None
     store.close()
-    store = PrefixStore.open(tmp_path, IDENTITY, 4 * FILE)
-    write(store, [a_chain(1, 8, SIZE)[0], a_chain(1, 9, SIZE)[0]])
-    assert [has(store, record) for record in records] == [True, False, True, False]
+    store = PrefixStore.open(tmp_path, IDENTITY, 8 * FILE)
+    gone = []
+    for seed in range(8, 16):
+        write(store, a_chain(1, seed, SIZE))
+        gone += [number for number, record in enumerate(records) if not has(store, record) and number not in gone]
+    assert gone == [1, 3, 5, 7, 6, 0, 4, 2]
     store.close()
 
 
 def test_a_time_to_come_is_no_longer_life(tmp_path: Path) -> None:
     """A clock was wrong, or somebody wished to be kept."""
-    records = [a_chain(1, seed, SIZE)[0] for seed in range(2)]
-    store = PrefixStore.open(tmp_path, IDENTITY, 2 * FILE)
+    records = [a_chain(1, seed, SIZE)[0] for seed in range(3)]
+    store = PrefixStore.open(tmp_path, IDENTITY, 3 * FILE)
     write(store, records)
     store.close()
-    for record in records:
-        os.utime(path_of(tmp_path, record), (2**33, 2**33))
-    store = PrefixStore.open(tmp_path, IDENTITY, 2 * FILE)
-    assert read(store, keys(records[:1])) is not None
+    os.utime(path_of(tmp_path, records[1]), (2**33, 2**33))
+    store = PrefixStore.open(tmp_path, IDENTITY, 3 * FILE)
     write(store, a_chain(1, 9, SIZE))
-    assert [has(store, record) for record in records] == [True, False]
-    assert path_of(tmp_path, records[0]).stat().st_mtime < time.time() + 5
+    assert [has(store, record) for record in records] == [True, False, True]
     store.close()
+
+
+def test_use_goes_up_the_chain() -> None:
+    """So that the oldest of all is a leaf, and no search is needed for one."""
+    chain = a_chain(5)
+    entries = [Entry(record.header, number == 0) for number, record in enumerate(chain)]
+    index = Index(entries)
+    for used in (keys(chain), keys(chain[4:]), keys(chain[:3]) + keys(chain[3:])):
+        index.use(used)
+        times = [entry.last_used_ns for entry in entries]
+        assert times == sorted(times, reverse=True) and len(set(times)) == 5
+        assert index.oldest_leaf() is entries[-1] and next(iter(index._entries)) == chain[-1].header.key
 
 
 def test_a_smaller_budget_is_kept_from_the_start(tmp_path: Path) -> None:
@@ -182,3 +196,17 @@ def test_others_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.M
     assert others.nbytes() == before > 2 * SIZE
     monkeypatch.setattr("stepahead.prefix_store.other_folders.MEASURE_SECONDS", 0.0)
     assert others.nbytes() == 0
+
+
+def test_locks_of_others_are_not_tried_for_each_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = PrefixStore.open(tmp_path, "other", 1 << 30)
+    write(other, a_chain(2, seed=1, nbytes=SIZE))
+    store = PrefixStore.open(tmp_path, IDENTITY, 4 * FILE)
+    tried: list[Path] = []
+    real = IdentityFolder.open
+    monkeypatch.setattr(IdentityFolder, "open", lambda path, *args: (tried.append(path), real(path, *args))[1])
+    for seed in range(2, 9):
+        write(store, a_chain(1, seed, SIZE))
+    assert len(tried) == 1 and store.counts.num_evicted == 5
+    other.close()
+    store.close()

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,7 @@ def test_no_damage_is_overlooked(whole: tuple[Path, bytes]) -> None:
     path, data = whole
     num_tried = 0
     for bad in damaged(data):
+        path.unlink()  # to write over a file takes some file systems ten times as long
         path.write_bytes(bad)
         with pytest.raises(DamagedError):
             read_record(path, path.parent.name)
@@ -122,16 +125,65 @@ def test_a_damaged_reading_does_not_disturb_the_next(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_folder_that_is_spoilt_all_the_time(tmp_path: Path) -> None:
+    """Much is written, read, evicted and damaged at once: what is read is right, and what is counted is there."""
+    chance = random.Random(2)
+    budget = 40_000
+    store = PrefixStore.open(tmp_path, IDENTITY, budget)
+    chains = [a_chain(6, seed, nbytes=2000) for seed in range(12)]
+    is_over = threading.Event()
+    spoiler = threading.Thread(target=spoil, args=(tmp_path, is_over))
+    spoiler.start()
+    num_read = num_lost = 0
+    for _ in range(1500):
+        chain = chance.choice(chains)
+        length = sum(store.header(record.header.key) is not None for record in chain)
+        if chance.random() < 0.5:
+            assert store.write(chain[: chance.randrange(1, len(chain) + 1)])
+        else:
+            found = read(store, keys(chain[:length]))
+            assert found is None or all(map(same, found, chain[:length]))
+            num_read += bool(found)
+            num_lost += found is None
+    is_over.set()
+    spoiler.join()
+    settle(store)
+    counts = store.counts
+    assert num_read > 100 and num_lost > 10 and counts.num_evicted > 50 and counts.num_dropped_damaged > 10, counts
+    assert counts.num_failed_writes == 0 and counts.nbytes <= budget
+    for record in (record for chain in chains for record in chain):
+        read(store, [record.header.key])  # so that what was deleted behind its back is missed
+    files = list(tmp_path.glob("*/*.record"))
+    assert store.counts.records == len(files) and store.counts.nbytes == sum(file.stat().st_size for file in files)
+    store.close()
+    store = PrefixStore.open(tmp_path, IDENTITY, budget)
+    assert store.counts.num_dropped_damaged == 0 and store.counts.records == len(files)
+    store.close()
+
+
+def spoil(folder: Path, is_over: threading.Event) -> None:
+    chance = random.Random(3)
+    while not is_over.wait(0.02):
+        with suppress(OSError):
+            path = chance.choice(list(folder.glob("*/*.record")) or [folder / "none"])
+            if chance.random() < 0.3:
+                path.unlink()
+            else:
+                with path.open("r+b") as file:
+                    file.seek(chance.randrange(path.stat().st_size))
+                    file.write(chance.randbytes(3))
+
+
 # --- killed ---
 WRITER = """
 import sys
 from pathlib import Path
 from support.prefix_records import IDENTITY, a_chain
 from stepahead.prefix_store.store import PrefixStore
-store = PrefixStore.open(Path(sys.argv[1]), IDENTITY, 8_000_000)
+store = PrefixStore.open(Path(sys.argv[1]), IDENTITY, 3_000_000)
 print("open", flush=True)
 for seed in range(int(sys.argv[2]), 1_000_000):
-    while not store.write(a_chain(4, seed, nbytes=200_000)):
+    while not store.write(a_chain(4, seed, nbytes=100_000)):
         pass
 """
 
@@ -148,14 +200,14 @@ def environment() -> dict[str, str]:
 def test_killed_while_writing(tmp_path: Path) -> None:
     chance = random.Random(1)
     num_temporaries = 0
-    for round_number in range(25):
+    for round_number in range(15):
         with child(WRITER, str(tmp_path), str(1000 * round_number)) as process:
             assert process.stdout is not None and process.stdout.readline() == b"open\n"
             time.sleep(chance.uniform(0.01, 0.15))
             process.send_signal(signal.SIGKILL)
         (folder,) = tmp_path.iterdir()
         num_temporaries += len(list(folder.glob(".*.tmp")))
-        store = PrefixStore.open(tmp_path, IDENTITY, 8_000_000)
+        store = PrefixStore.open(tmp_path, IDENTITY, 3_000_000)
         assert not list(folder.glob(".*.tmp"))
         assert store.counts.num_dropped_damaged == 0
         for path in folder.glob("*.record"):
@@ -165,8 +217,8 @@ def test_killed_while_writing(tmp_path: Path) -> None:
             assert header is not None and found is not None
             # What it must be follows from the seed in it.
             (seed,) = header.numbers["lowest"]
-            assert same(found[0], a_record(header.parent, seed, nbytes=200_000))
-        assert store.counts.num_dropped_damaged == 0 and store.counts.nbytes <= 8_000_000
+            assert same(found[0], a_record(header.parent, seed, nbytes=100_000))
+        assert store.counts.num_dropped_damaged == 0 and store.counts.nbytes <= 3_000_000
         store.close()
     assert store.counts.records > 0 and num_temporaries > 0
 

@@ -18,6 +18,8 @@ from stepahead.prefix_store.record import Record
 from stepahead.prefix_store.record_file import DamagedError, encode, read_head, read_record, write_parts
 
 _RECORD_NAME = re.compile(r"([0-9a-f]{32})\.record")
+_CLOCKS_DIFFER_NS = 3600 * 10**9
+"""A record used later than this from now was not: nothing may stay for ever because a clock was wrong once."""
 _TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -96,7 +98,8 @@ class IdentityFolder:
                         self.num_damaged += 1
                         _delete(Path(file.path))
                     else:
-                        entry.last_used_ns = min(entry.last_used_ns, now_ns)
+                        if entry.last_used_ns > now_ns + _CLOCKS_DIFFER_NS:
+                            entry.last_used_ns = 0
                         entries.append(entry)
         index = Index(entries)
         orphans = index.orphans()

@@ -69,7 +69,8 @@ class Index:
         used = set()
         for key in reversed(keys):
             entry = self._entries.get(key)
-            # Upwards, so that a record never seems older than those that are of no use without it.
+            # Upwards, so that a record never seems older than those that are of no use without it, and the oldest of
+            # all is a leaf.
             while entry is not None and entry.header.key not in used:
                 used.add(entry.header.key)
                 self._entries.move_to_end(entry.header.key)

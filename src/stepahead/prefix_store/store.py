@@ -55,6 +55,7 @@ class PrefixStore:
         self._waiting_nbytes = 0
         self._can_write = True
         self._closes_at: float | None = None
+        self._has_warned = False
         self._thread = threading.Thread(target=self._work, name="prefix-store", daemon=True)
 
     @classmethod
@@ -277,7 +278,9 @@ class PrefixStore:
         return self._index.nbytes + self._others.nbytes() + nbytes - self._max_nbytes
 
     def _drop_damaged(self, entry: Entry) -> None:
-        if num_dropped := self._drop(entry, "num_dropped_damaged"):
+        num_dropped = self._drop(entry, "num_dropped_damaged")
+        if num_dropped and not self._has_warned:  # metrics count them; a log full of them tells no more
+            self._has_warned = True
             log.warning("prefix cache on disk: a damaged record was dropped, and %d that need it", num_dropped - 1)
 
     def _stop_writing(self, entry: Entry, error: OSError) -> None:
