@@ -46,6 +46,13 @@ def test_claude_code():
     assert variables["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "16384"
 
 
+@pytest.mark.parametrize(("context", "is_told"), [(99_999, False), (100_000, True)])
+def test_claude_code_is_told_no_window_that_it_takes_for_a_mistake(context, is_told):
+    variables = exports(shown("claude-code", context=context))
+    assert variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == str(context)
+    assert ("CLAUDE_CODE_AUTO_COMPACT_WINDOW" in variables) == is_told
+
+
 @pytest.mark.parametrize("has_key", [False, True])
 def test_codex(has_key):
     config = tomllib.loads(shown("codex", has_key))
@@ -69,7 +76,10 @@ def test_opencode():
 def test_aider():
     text = shown("aider", context=1 << 20)
     assert exports(text) == {"OPENAI_API_BASE": f"{ROOT}/v1", "OPENAI_API_KEY": "none"}
-    metadata = json.loads(re.search(r"END'\n(.*)\nEND", text, re.DOTALL).group(1))
+    metadata, settings = re.findall(r"END'\n(.*?)\nEND", text, re.DOTALL)
+    assert settings.startswith('- name: "openai/step 3.5/q4"\n')
+    assert "  use_temperature: false" in settings  # it would send 0, which makes models that think repeat themselves
+    metadata = json.loads(metadata)
     assert metadata["openai/step 3.5/q4"]["max_input_tokens"] == 1 << 20
     assert metadata["openai/step 3.5/q4"]["max_output_tokens"] == 32000
     assert shlex.split(text.splitlines()[-1]) == ["aider", "--model", "openai/step 3.5/q4"]
@@ -87,6 +97,14 @@ def test_continue_and_cline_have_the_address_the_model_and_the_context():
         assert f"{ROOT}/v1" in text
         assert "step 3.5/q4" in text
         assert "65536" in text
+
+
+def test_cline_in_a_shell():
+    line = next(line for line in shown("cline").splitlines() if line.startswith("cline auth"))
+    words = shlex.split(line)
+    assert words[words.index("-m") + 1] == "step 3.5/q4"
+    assert words[words.index("-k") + 1] == "none"
+    assert words[words.index("-b") + 1] == f"{ROOT}/v1"
 
 
 def test_an_unknown_client_is_refused_with_the_known_ones():

@@ -74,6 +74,7 @@ def test_what_needs_a_key(chat_model, path):
     answer = ask(chat_model, "GET", path, keys=KEYS)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["x-should-retry"] == "false"  # Claude Code asked for minutes
     shape = answer.json()
     assert (shape["error"]["type"] == "authentication_error") and ("type" in shape) == (path == "/v1/messages")
 

@@ -13,6 +13,7 @@ from stepahead.errors import ConfigError
 KEY_VARIABLE = "STEPAHEAD_API_KEY"
 _NO_KEY = "none"  # clients insist on some key, a server without keys on none
 _MAX_OUTPUT_TOKENS = 32_000
+_MIN_COMPACT_WINDOW = 100_000  # Claude Code takes less for a mistake, and says so at each start
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def _claude_code(server: _Server) -> str:
         "ANTHROPIC_DEFAULT_SONNET_MODEL": server.shell_model,
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": server.shell_model,
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": server.context,
-        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": server.context,
+        **({"CLAUDE_CODE_AUTO_COMPACT_WINDOW": server.context} if server.context >= _MIN_COMPACT_WINDOW else {}),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": server.output,
         "CLAUDE_CODE_ATTRIBUTION_HEADER": 0,
         "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": 1,
@@ -134,14 +135,24 @@ def _aider(server: _Server) -> str:
         "cat > .aider.model.metadata.json <<'END'",
         json.dumps(metadata, indent=2),
         "END",
+        "cat > .aider.model.settings.yml <<'END'",
+        f"- name: {_quoted(name)}",
+        "  edit_format: diff",
+        "  use_repo_map: true",
+        "  use_temperature: false",
+        "END",
         f"aider --model {shlex.quote(name)}",
     ])  # fmt: skip
 
 
 def _cline(server: _Server) -> str:
     key = f"the key of the server ({KEY_VARIABLE})" if server.has_key else f"{_NO_KEY} (it must not be empty)"
+    flags = f"-k {server.shell_key} -m {server.shell_model} -b {server.v1}"
     return "\n".join([
-        "# Cline: Settings, API Configuration",
+        "# Cline: in the shell",
+        f"cline auth -p openai-compatible {flags}",
+        "",
+        "# Cline in an editor: Settings, API Configuration",
         "API Provider:          OpenAI Compatible",
         f"Base URL:              {server.v1}",
         f"API Key:               {key}",

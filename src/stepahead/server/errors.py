@@ -93,6 +93,7 @@ def error_headers(error: ApiError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.kind == "authentication":
         headers["www-authenticate"] = "Bearer"
+        headers["x-should-retry"] = "false"  # Claude Code would ask for minutes
     if error.kind in ("timeout", "too_large"):
         headers["connection"] = "close"  # the rest of the body is not waited for
     return headers
