@@ -121,10 +121,13 @@ def test_an_error_in_the_middle():
 
 
 def test_progress_on_request():
-    items = [Progress(100, 20, 60, False), *steps(content("hi")), end()]
+    items = [Progress(100, 0, 0, True), Progress(100, 20, 60, False), *steps(content("hi")), end()]
     events, _, _ = ask(items, return_progress=True)
     told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
-    assert told == [{"total": 100, "cache": 20, "processed": 60}]
+    assert told == [
+        {"total": 100, "cache": 0, "processed": 0, "queued": True},
+        {"total": 100, "cache": 20, "processed": 60, "queued": False},
+    ]
     assert not any("prompt_progress" in event for event in ask(items)[0])
 
 

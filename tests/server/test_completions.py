@@ -120,6 +120,24 @@ def test_steps_of_a_stream(chat_model, solo):
     assert chunks[-1]["metrics"]["tokens_per_second"] > 0
 
 
+def test_a_stream_says_that_it_waits_for_a_place(chat_model, solo):
+    async def test(one):
+        one.slow_down(0.02)
+        body = {**GREEDY, "speculation": {"mode": "off"}}
+        first = asyncio.create_task(one.client.post("/v1/completions", json={**body, "max_tokens": 40}))
+        while one.service.llm.num_running == 0:
+            await asyncio.sleep(0.002)
+        waits = await one.client.post("/v1/completions", json={**body, "stream": True, "return_progress": True})
+        return waits.text, (await first).status_code
+
+    text, status = served(chat_model, test, load={"max_num_seqs": 1})
+    chunks = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    told = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
+    assert status == 200
+    assert told[0] == {"total": 6, "cache": 0, "processed": 0, "queued": True}
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == solo["def f("]
+
+
 def test_tokens_there_and_back(chat_model):
     async def test(one):
         post = one.client.post

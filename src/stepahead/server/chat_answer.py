@@ -6,7 +6,16 @@ from typing import Any
 from stepahead.server.chat_request import ChatRequest
 from stepahead.server.step_extension import FIELD, step_extension
 from stepahead.server.turn_service import PreparedTurn, Progress, TokenLogprob, TurnEnd, TurnStep
-from stepahead.server.wire import Envelope, compact, finish_reason, members, statistics, total_usage, usage
+from stepahead.server.wire import (
+    Envelope,
+    compact,
+    finish_reason,
+    members,
+    prompt_progress,
+    statistics,
+    total_usage,
+    usage,
+)
 from stepahead.turns.event import CallArguments, CallStarted, ContentText, Event, ReasoningText
 
 
@@ -82,12 +91,7 @@ class ChatStream:
         return finished + self._envelope.frame("[]", members({"usage": counts, **extra}))
 
     def _progress(self, progress: Progress) -> bytes:
-        told = {
-            "total": progress.num_prompt_tokens,
-            "cache": progress.num_cached_tokens,
-            "processed": progress.num_computed_tokens,
-        }
-        return self._chunk(0, {}, None, {"prompt_progress": told})
+        return self._chunk(0, {}, None, {"prompt_progress": prompt_progress(progress)})
 
     def _chunk(
         self,

@@ -17,6 +17,7 @@ from stepahead.server.sampling_fields import (
     read_speculation,
 )
 from stepahead.server.step_extension import wants_steps
+from stepahead.server.wire import PROGRESS
 from stepahead.turns.tool import Tool, ToolChoice
 from stepahead.turns.turn_request import TurnRequest
 
@@ -44,7 +45,7 @@ CHAT_FIELDS = FieldTable(
         "reasoning_effort": "for templates that read it; a hint elsewhere",
         "reasoning": "its effort, as reasoning_effort; the rest has no effect",
         "chat_template_kwargs": "variables of the model's template; names that it does not read are told in a header",
-        "return_progress": "chunks with prompt_progress while the prompt is computed (llama.cpp's name)",
+        "return_progress": PROGRESS,
         "stepahead": "object: steps (true: see the extension below)",
         **SAMPLING,
         **FORMATS,

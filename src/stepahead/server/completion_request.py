@@ -16,6 +16,7 @@ from stepahead.server.sampling_fields import (
     read_speculation,
 )
 from stepahead.server.step_extension import wants_steps
+from stepahead.server.wire import PROGRESS
 from stepahead.turns.turn_request import TurnRequest
 
 MAX_PROMPTS, MAX_PROMPT_TOKENS, MAX_CHOICES = 128, 1 << 22, 128
@@ -29,6 +30,7 @@ COMPLETION_FIELDS = FieldTable(
         "echo": "the prompt in front of each answer",
         "stream": "server-sent events",
         "stream_options": "include_usage; include_obfuscation has no effect",
+        "return_progress": PROGRESS,
         "logprobs": "0 to 20; not together with echo",
         "response_format": "text, json_object or json_schema",
         "stepahead": "object: steps (true: see the extension below)",
@@ -62,6 +64,7 @@ class CompletionRequest:
     has_echo: bool
     is_stream: bool
     has_usage: bool
+    has_progress: bool
     warnings: tuple[str, ...]
 
     @property
@@ -96,7 +99,9 @@ def read_completion(body: Mapping[str, Any], settings: EndpointSettings) -> Comp
         cache_salt=read_salt(fields),
     )
     has_usage = options is not None and options.boolean("include_usage")
-    return CompletionRequest(_prompts(fields), turn, has_echo, is_stream, has_usage, tuple(warnings))
+    return CompletionRequest(
+        _prompts(fields), turn, has_echo, is_stream, has_usage, fields.boolean("return_progress"), tuple(warnings)
+    )
 
 
 def _prompts(fields: Fields) -> tuple[str | list[int], ...]:

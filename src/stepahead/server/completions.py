@@ -14,7 +14,7 @@ from stepahead.server.openapi import body_schema
 from stepahead.server.service import LLMService
 from stepahead.server.sse import DONE, EventStream, while_connected
 from stepahead.server.step_extension import FIELD, step_extension
-from stepahead.server.turn_service import PreparedTurn, TokenLogprob, TurnEnd, TurnStep
+from stepahead.server.turn_service import PreparedTurn, Progress, TokenLogprob, TurnEnd, TurnStep
 from stepahead.server.wire import (
     Envelope,
     compact,
@@ -23,6 +23,7 @@ from stepahead.server.wire import (
     finish_reason,
     ignored,
     members,
+    prompt_progress,
     statistics,
     total_usage,
 )
@@ -110,7 +111,10 @@ async def _frames(
                     told = logprobs[item.choice].as_object(item.logprobs)
                     if text or extra or item.logprobs:
                         yield chunk(item.choice, text, told, extra)
-                elif isinstance(item, TurnEnd):
+                elif isinstance(item, Progress):
+                    if asked.has_progress:
+                        yield chunk(0, "", None, {"prompt_progress": prompt_progress(item)})
+                else:
                     if item.finish_reason == "error":
                         raise error_of(item)
                     ends.append(item)

@@ -11,10 +11,11 @@ from stepahead.server.api_error import ApiError
 from stepahead.server.errors import UNEXPECTED, openai_error
 from stepahead.server.sse import frame
 from stepahead.server.statistics import llama_timings, request_metrics
-from stepahead.server.turn_service import FinishReason, TurnEnd
+from stepahead.server.turn_service import FinishReason, Progress, TurnEnd
 
 FINGERPRINT = f"stepahead-{__version__}"
 IGNORED_HEADER = "x-stepahead-ignored"
+PROGRESS = "chunks with prompt_progress while the prompt waits or is computed (llama.cpp's name)"
 
 _FINISH: Mapping[FinishReason, str] = {
     "stop": "stop",
@@ -65,6 +66,16 @@ def statistics(ends: list[TurnEnd]) -> dict[str, Any]:
     if len(ends) != 1:
         return {"metrics": None}
     return {"metrics": request_metrics(ends[0]), "timings": llama_timings(ends[0])}
+
+
+def prompt_progress(progress: Progress) -> dict[str, Any]:
+    """In llama.cpp's names; queued is ours: the request waits for a place, and nothing of it is computed yet."""
+    return {
+        "total": progress.num_prompt_tokens,
+        "cache": progress.num_cached_tokens,
+        "processed": progress.num_computed_tokens,
+        "queued": progress.is_queued,
+    }
 
 
 def error_of(end: TurnEnd) -> ApiError:
