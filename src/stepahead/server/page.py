@@ -18,8 +18,9 @@ MEDIA_TYPES = {
 # What the model says is not to be trusted, and may try to have a script run or an address fetched.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"  # a browser that knows it refuses to parse text
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

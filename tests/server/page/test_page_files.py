@@ -39,7 +39,8 @@ def test_the_front_page_comes_with_its_headers():
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
-    assert "unsafe" not in policy
+    assert not any(word in policy for word in ("unsafe", "data:", "blob:", "http", "*"))
+    assert "require-trusted-types-for 'script'; trusted-types 'none'" in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
@@ -104,3 +105,26 @@ def test_nothing_in_the_page_makes_markup_of_text():
         if name.endswith((".js", ".css", ".html")):
             assert text.count("\n") <= 400, f"{name} has more than 400 lines"
             assert max(map(len, text.splitlines())) <= 120, f"{name} has a line of more than 120 characters"
+
+
+GROUNDS = (
+    "ground", "side", "raised", "bubble", "hover", "code", "code-head", "tint", "own", "accent-soft", "danger-soft",
+)  # fmt: skip
+
+
+def luminance(colour: str) -> float:
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_every_letter_has_contrast_on_every_ground(theme: int):
+    """Marked text too, whose ground no element has."""
+    text = resources.files("stepahead.server").joinpath("web", "theme.css").read_text()
+    block = re.findall(r"^:root[^{]*\{(.*?)^\}", text, re.DOTALL | re.MULTILINE)[theme]
+    colours = {name: luminance(value) for name, value in re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)}
+    for letters in ("text", "muted", "accent", "danger", "k", "s", "c", "n", "f", "t", "a"):
+        for ground in GROUNDS:
+            low, high = sorted((colours[letters], colours[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, f"{letters} on {ground}"

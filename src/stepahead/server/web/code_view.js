@@ -2,6 +2,8 @@
 
 import { copyButton, el } from "./dom.js";
 import { highlightLine, languageOf } from "./highlight.js";
+import { joined } from "./markdown_blocks.js";
+import { appendText } from "./plain_text.js";
 
 export class CodeView {
   constructor(language) {
@@ -22,7 +24,7 @@ export class CodeView {
   }
 
   text() {
-    return this.lines.map((line) => line.text).join("\n");
+    return joined(this.lines);
   }
 
   // lines: all of the block so far, the last of them unfinished unless the block is closed.
@@ -51,10 +53,10 @@ export class CodeView {
     let at = line.at;
     if (isNext) parent.append("\n");
     for (const [kind, text] of read.tokens) {
-      const node = document.createTextNode(text);
-      marks.push({ node, at, length: text.length });
+      const frame = kind ? el("span", { class: `t-${kind}` }) : parent;
+      appendText(frame, text, at, marks, true);
+      if (kind) parent.append(frame);
       at += text.length;
-      parent.append(kind ? el("span", { class: `t-${kind}` }, node) : node);
     }
     return read.state;
   }

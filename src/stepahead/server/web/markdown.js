@@ -2,8 +2,9 @@
 
 import { CodeView } from "./code_view.js";
 import { el } from "./dom.js";
-import { parseBlocks, toLines } from "./markdown_blocks.js";
+import { isLineComplete, parseBlocks, toLines } from "./markdown_blocks.js";
 import { appendInline } from "./markdown_inline.js";
+import { appendText } from "./plain_text.js";
 
 const MAX_DEPTH = 12;
 
@@ -20,7 +21,7 @@ export class MarkdownView {
   update(text, isComplete = false) {
     if (!text.startsWith(this.text)) this.clear();
     this.text = text;
-    const blocks = parseBlocks(toLines(text.slice(this.numFinal), this.numFinal));
+    const blocks = parseBlocks(toLines(text.slice(this.numFinal), this.numFinal, this.isWithinLine));
     for (const [index, block] of blocks.entries()) {
       this.draw(block, index, isComplete || index < blocks.length - 1);
     }
@@ -51,10 +52,14 @@ export class MarkdownView {
 
   // A block is complete when the line that begins the next one is: "---" may yet become the second line of a table.
   settle() {
-    while (this.open.length > 1 && this.text.includes("\n", this.open[1].at)) {
+    while (this.open.length > 1 && isLineComplete(this.text, this.open[1].at)) {
       this.marks.push(...this.open.shift().marks);
       this.numFinal = this.open[0].at;
     }
+  }
+
+  get isWithinLine() {
+    return this.numFinal > 0 && this.text[this.numFinal - 1] !== "\n";
   }
 
   allMarks() {
@@ -71,13 +76,17 @@ function drawBlock(block, marks, depth, isFinal, onCode) {
     case "heading": return filled(heading(block.level), block.lines, marks);
     case "rule": return el("hr");
     case "code": return drawCode(block, marks, isFinal, onCode);
-    case "quote": return appendBlocks(el("blockquote"), block.lines, marks, depth, isFinal);
+    case "quote": return drawQuote(block, marks, depth, isFinal);
     case "list": return drawList(block, marks, depth, isFinal);
     case "table": return drawTable(block, marks);
     case "math": return filledPlain(el("pre", { class: "math", tabindex: "0" }), block.lines, marks);
     default: return filled(el("p"), block.lines, marks);
   }
 }
+
+// Bullets, and the bars of quotes, stand where the lines begin.
+const RIGHT_TO_LEFT = /^[^\p{L}]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/u;
+const directionOf = (line) => (RIGHT_TO_LEFT.test(line.text) ? "rtl" : null);
 
 // The page's own headings are the first two.
 const heading = (level) => el(`h${Math.min(level + 2, 6)}`, { class: `h${level}` });
@@ -87,16 +96,17 @@ function filled(node, lines, marks) {
   return node;
 }
 
-const trimmed = (lines) => lines.map(({ text, at }) => {
+const trimmed = (lines) => lines.map((line) => {
+  const { text, at, isRest } = line;
+  if (isRest) return line;
   const lead = /^[ \t]*/.exec(text)[0].length;
-  return { text: text.slice(lead), at: at + lead };
+  return { ...line, text: text.slice(lead), at: at + lead };
 });
 
 function filledPlain(node, lines, marks) {
   for (const { text, at } of lines) {
-    const part = document.createTextNode(text);
-    marks.push({ node: part, at, length: text.length });
-    node.append(part, "\n");
+    appendText(node, text, at, marks);
+    node.append("\n");
   }
   return node;
 }
@@ -118,8 +128,13 @@ function appendBlocks(parent, lines, marks, depth, isFinal) {
   return parent;
 }
 
+function drawQuote(block, marks, depth, isFinal) {
+  return appendBlocks(el("blockquote", { dir: directionOf(block.lines[0]) }), block.lines, marks, depth, isFinal);
+}
+
 function drawList(block, marks, depth, isFinal) {
-  const list = el(block.isOrdered ? "ol" : "ul", { start: block.isOrdered && block.start !== 1 ? block.start : null });
+  const start = block.isOrdered && block.start !== 1 ? block.start : null;
+  const list = el(block.isOrdered ? "ol" : "ul", { start, dir: directionOf(block.items[0][0]) });
   for (const [index, lines] of block.items.entries()) {
     const item = el("li");
     const task = /^\[([ xX])\][ \t]+/.exec(lines[0].text);

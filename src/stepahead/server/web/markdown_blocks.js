@@ -9,16 +9,34 @@ const MARKER = /^(\s*)([-*+]|\d{1,9}[.)])(?:([ \t]+)|$)/;
 const DELIMITERS = /^\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
 const MATH = /^\s*(\$\$|\\\[)/;
 
-export function toLines(text, at = 0) {
+// What goes on and on is cut, so that no block grows without end: the part of a line after a cut isRest.
+const MAX_LINE = 4000;
+const MAX_BLOCK = 16000;
+
+// isRest: the text begins within a line.
+export function toLines(text, at = 0, isRest = false) {
   const lines = [];
+  const push = (from, to) => lines.push({ text: text.slice(from, to), at: at + from, isRest });
   let start = 0;
   for (;;) {
     const end = text.indexOf("\n", start);
     const stop = end < 0 ? text.length : end;
-    lines.push({ text: text.slice(start, text[stop - 1] === "\r" ? Math.max(stop - 1, start) : stop), at: at + start });
+    while (stop - start > MAX_LINE) {
+      const cutAt = start + MAX_LINE - (/[\udc00-\udfff]/.test(text[start + MAX_LINE]) ? 1 : 0);
+      push(start, cutAt);
+      [start, isRest] = [cutAt, true];
+    }
+    push(start, text[stop - 1] === "\r" ? Math.max(stop - 1, start) : stop);
     if (end < 0) return lines;
-    start = end + 1;
+    [start, isRest] = [end + 1, false];
   }
+}
+
+// Whether the line that begins at `at` is as long as it will be.
+export const isLineComplete = (text, at) => text.includes("\n", at) || text.length - at > MAX_LINE;
+
+export function joined(lines) {
+  return lines.map((line, index) => (index > 0 && !line.isRest ? `\n${line.text}` : line.text)).join("");
 }
 
 export function parseBlocks(lines) {
@@ -37,12 +55,14 @@ export function parseBlocks(lines) {
   return blocks;
 }
 
+const isLong = (lines, i, next) => lines[next].at - lines[i].at >= MAX_BLOCK;
 const isBlank = (line) => /^\s*$/.test(line.text);
 const indentOf = (text) => /^[ \t]*/.exec(text)[0].replaceAll("\t", "    ").length;
-const cut = (line, count) => ({ text: line.text.slice(count), at: line.at + count });
+const cut = (line, count) => ({ ...line, text: line.text.slice(count), at: line.at + count });
 
 function readBlock(lines, i) {
   const text = lines[i].text;
+  if (lines[i].isRest) return readParagraph(lines, i);
   if (FENCE.test(text)) return readFence(lines, i);
   if (RULE.test(text)) return { kind: "rule", next: i + 1 };
   const heading = HEADING.exec(text);
@@ -65,7 +85,7 @@ function readFence(lines, i) {
   let isClosed = false;
   while (next < lines.length) {
     const text = lines[next].text.trim();
-    if (text.startsWith(mark) && new RegExp(`^${mark[0]}+$`).test(text)) {
+    if (!lines[next].isRest && text.startsWith(mark) && new RegExp(`^${mark[0]}+$`).test(text)) {
       isClosed = true;
       next += 1;
       break;
@@ -79,10 +99,11 @@ function readFence(lines, i) {
 function readQuote(lines, i) {
   const body = [];
   let next = i;
-  for (; next < lines.length; next += 1) {
+  for (; next < lines.length && !isLong(lines, i, next); next += 1) {
     const mark = QUOTE.exec(lines[next].text);
-    if (!mark) break;
-    body.push(cut(lines[next], mark[0].length));
+    if (lines[next].isRest) body.push(lines[next]);
+    else if (mark) body.push(cut(lines[next], mark[0].length));
+    else break;
   }
   return { kind: "quote", lines: body, next };
 }
@@ -98,6 +119,11 @@ function readList(lines, i) {
   let wasBlank = false;
   for (; next < lines.length; next += 1) {
     const line = lines[next];
+    if (line.isRest) {
+      if (isLong(lines, i, next)) break;
+      items.at(-1).push(line);
+      continue;
+    }
     if (isBlank(line)) {
       wasBlank = true;
       items.at(-1).push({ text: "", at: line.at });
@@ -106,7 +132,7 @@ function readList(lines, i) {
     const indent = indentOf(line.text);
     const marker = MARKER.exec(line.text);
     if (marker && indent < base + 2 && !RULE.test(line.text)) {
-      if (/\d/.test(marker[2]) !== isOrdered) break;
+      if (/\d/.test(marker[2]) !== isOrdered || isLong(lines, i, next)) break;
       isLoose ||= wasBlank && items.length > 0;
       const gap = (marker[3] ?? " ").length;
       width = marker[1].length + marker[2].length + (gap > 4 ? 1 : gap);
@@ -137,7 +163,8 @@ function readTable(lines, i) {
   });
   const rows = [];
   let next = i + 2;
-  while (next < lines.length && lines[next].text.includes("|") && !startsBlock(lines[next].text)) {
+  const isRow = ({ text, isRest }) => !isRest && text.includes("|") && !startsBlock(text);
+  while (next < lines.length && isRow(lines[next])) {
     rows.push(cells(lines[next]).slice(0, align.length));
     next += 1;
   }
@@ -177,19 +204,22 @@ function readMath(lines, i) {
     body.push(lines[next]);
     const from = next === i ? lines[i].text.search(/\S/) + 2 : 0;
     if (lines[next].text.indexOf(closer, from) >= 0) break;
-    if (isBlank(lines[next])) return readParagraph(lines, i);
+    if (isBlank(lines[next]) || isLong(lines, i, next)) return readParagraph(lines, i);
   }
   return { kind: "math", lines: body, next: next + 1 };
 }
 
 function readParagraph(lines, i) {
   let next = i + 1;
-  while (next < lines.length && !isBlank(lines[next]) && !endsParagraph(lines, next)) next += 1;
+  while (next < lines.length && !isLong(lines, i, next) && !isBlank(lines[next]) && !endsParagraph(lines, next)) {
+    next += 1;
+  }
   return { kind: "paragraph", lines: lines.slice(i, next), next };
 }
 
 function endsParagraph(lines, i) {
-  const text = lines[i].text;
+  const { text, isRest } = lines[i];
+  if (isRest) return false;
   if (startsBlock(text)) return true;
   const marker = MARKER.exec(text);
   if (marker && marker[3] && indentOf(text) < 4 && (!/\d/.test(marker[2]) || /^1[.)]/.test(marker[2]))) return true;

@@ -2,6 +2,8 @@
 // text. Links lead to http, https and mailto alone, pictures become links: loading one could carry a text away.
 
 import { el } from "./dom.js";
+import { joined } from "./markdown_blocks.js";
+import { appendText } from "./plain_text.js";
 
 const MAX_DEPTH = 20;
 const PROTOCOLS = new Set(["http:", "https:", "mailto:"]);
@@ -25,13 +27,13 @@ export function appendInline(parent, lines, marks) {
 class InlineReader {
   constructor(lines, marks) {
     this.marks = marks;
-    this.text = lines.map((line) => line.text).join("\n");
+    this.text = joined(lines);
     this.spans = []; // of the text: {start, at}, joined where the answer has no gap
     let start = 0;
-    for (const line of lines) {
+    for (const [index, line] of lines.entries()) {
       const last = this.spans.at(-1);
       if (!last || line.at - last.at !== start - last.start) this.spans.push({ start, at: line.at });
-      start += line.text.length + 1;
+      start += line.text.length + (lines[index + 1]?.isRest ? 0 : 1);
     }
     this.isInLink = false;
     this.dead = new Set(); // closers that are not to be found any more, up to an end
@@ -76,9 +78,8 @@ class InlineReader {
       let index = this.spans.length - 1;
       while (this.spans[index].start > start) index -= 1;
       const stop = Math.min(to, this.spans[index + 1]?.start ?? to);
-      const node = document.createTextNode(this.text.slice(start, stop));
-      this.marks.push({ node, at: this.spans[index].at + start - this.spans[index].start, length: stop - start });
-      parent.append(node);
+      const at = this.spans[index].at + start - this.spans[index].start;
+      appendText(parent, this.text.slice(start, stop), at, this.marks, parent.tagName === "CODE");
       start = stop;
     }
   }
