@@ -16,6 +16,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from stepahead.server import page
 
 GATE = "gate"  # the answer waits here until the test opens it
+# A script: the text that is marked as drafted and accepted.
+MARKED = """() => [...CSS.highlights.get('accepted')].map(
+    (range) => range.startContainer.data.slice(range.startOffset, range.endOffset)).join('')"""
 
 
 @dataclass
@@ -37,6 +40,7 @@ class ScriptedModel:
     requests: list[dict[str, Any]] = field(default_factory=list)
     num_aborted: int = 0
     is_open: bool = False
+    num_passes: int = 0  # answers that may still go through a gate while it is closed
     key: str = ""
     has_template: bool = True
     is_demo: bool = False
@@ -47,6 +51,10 @@ class ScriptedModel:
 
     def says(self, *scripts: Script) -> None:
         self.scripts = list(scripts)
+
+    def open_gate(self) -> None:
+        """For one that waits there; is_open opens it for all."""
+        self.num_passes += 1
 
     def next_script(self) -> Script:
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
@@ -65,6 +73,10 @@ def content(text: str, step: int = 12, depth: int = 0, pause: float = 0.0) -> li
         if pause:
             chunks.append(pause)
     return chunks
+
+
+def accepted_text(text: str, depth: int) -> str:
+    return "".join("".join(step["pieces"][: step["num_accepted"]]) for _, _, step in content(text, depth=depth))
 
 
 def reasoning(text: str, pause: float = 0.0) -> list[Any]:
@@ -125,8 +137,9 @@ async def events(model: ScriptedModel, script: Script, is_chat: bool) -> AsyncIt
         yield b": ping\n\n"
         for item in script.chunks:
             if item is GATE:
-                while not model.is_open:
+                while not model.is_open and model.num_passes == 0:
                     await asyncio.sleep(0.01)
+                model.num_passes = max(model.num_passes - 1, 0)
                 continue
             if isinstance(item, float):
                 await asyncio.sleep(item)
@@ -149,7 +162,7 @@ async def events(model: ScriptedModel, script: Script, is_chat: bool) -> AsyncIt
 def chunk_of(item: tuple[Any, ...], is_chat: bool) -> dict[str, Any]:
     kind, value = item[:2]
     if kind == "progress":
-        return {"choices": [{"index": 0, "delta": {}, "finish_reason": None}], "prompt_progress": value}
+        return {"choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": None}], "prompt_progress": value}
     if not is_chat:
         choice = {"index": 0, "text": value, "finish_reason": None}
     elif kind == "call":

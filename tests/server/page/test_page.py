@@ -10,7 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from playwright.sync_api import expect
 
-from support.page_server import GATE, Script, call, content, reasoning
+from support.page_server import GATE, MARKED, Script, accepted_text, call, content, reasoning
 
 ANSWER = """## A heading
 
@@ -223,14 +223,6 @@ def test_the_live_strip_shows_speed_depth_and_acceptance_by_position(tab):
     expect(strip).to_contain_text("160 / 4,096")
 
 
-MARKED = """() => [...CSS.highlights.get('accepted')].map(
-    (range) => range.startContainer.data.slice(range.startOffset, range.endOffset)).join('')"""
-
-
-def accepted_text(text: str, depth: int) -> str:
-    return "".join("".join(step["pieces"][: step["num_accepted"]]) for _, _, step in content(text, depth=depth))
-
-
 def test_drafted_text_is_marked_on_request_and_changes_no_element(tab):
     page = tab.open()
     plain = "no sign of any kind stands in this text, so that all of it is shown"
@@ -252,24 +244,6 @@ def test_drafted_text_is_marked_on_request_and_changes_no_element(tab):
     assert all(part in marked for part in ("# do", "  return", "co"))
     page.keyboard.press("Alt+t")
     assert page.evaluate("CSS.highlights.has('accepted')") is False
-
-
-def test_a_model_without_template_completes_one_text(tab):
-    tab.model.has_template = False
-    page = tab.open()
-    tab.model.says(Script([("text", "    return 1\n")]), Script([("text", "print(f())\n")], finish="length"))
-    page.locator(".welcome", has_text="no chat template").wait_for()
-    tab.ask("def f():\n")
-    expect(page.locator(".document-text")).to_have_text("def f():\n    return 1\n")
-    page.press("#message", "Enter")  # nothing to add: go on
-    expect(page.locator(".document-text")).to_have_text("def f():\n    return 1\nprint(f())\n")
-    tab.wait_idle()
-    assert [request["prompt"] for request in tab.model.requests] == ["def f():\n", "def f():\n    return 1\n"]
-    assert "messages" not in tab.model.requests[0]
-    page.get_by_role("button", name="Edit the text").click()
-    page.get_by_role("textbox", name="Edit the text").fill("def g():\n")
-    page.get_by_role("button", name="Keep").click()
-    expect(page.locator(".document-text")).to_have_text("def g():\n")
 
 
 def test_the_key_is_asked_for_and_kept_by_the_tab_alone(tab):
@@ -341,29 +315,6 @@ def test_an_import_that_is_not_ours_changes_nothing(tab, tmp_path: Path):
     expect(page.locator(".conversation-open")).to_have_text(["x"])
 
 
-def test_the_demo_model_completes_unless_asked_to_converse(tab):
-    tab.model.is_demo = True
-    page = tab.open()
-    page.locator(".welcome", has_text="Begin a text").wait_for()
-    expect(page.locator("#message")).to_have_attribute("aria-label", "Text to be continued")
-    page.get_by_role("button", name="Converse").click()
-    tab.ask("Hello")
-    assert tab.model.requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
-
-
-def test_a_completed_text_is_highlighted_and_tells_who_wrote_what(tab):
-    tab.model.has_template = False
-    page = tab.open()
-    text = "    return 'x'  # done\n"
-    tab.model.says(Script([("text", part, step) for _, part, step in content(text, depth=2)]))
-    tab.ask("def f():\n")
-    assert page.locator(".document-text .t-k").all_inner_texts() == ["def", "return"]
-    own = "[...CSS.highlights.get('own')].map((range) => range.startContainer.data).join('')"
-    assert page.evaluate(own) == "def f():"
-    page.keyboard.press("Alt+t")
-    assert page.evaluate(MARKED) == accepted_text(text, depth=2).replace("\n", "")
-
-
 def test_a_step_that_thinks_and_speaks_counts_once(tab):
     page = tab.open()
     counts = {"num_tokens": 4, "num_accepted": 3, "num_drafted": 3}
@@ -395,15 +346,26 @@ def test_an_edit_while_an_answer_streams_takes_its_place(tab):
     assert tab.model.requests[1]["messages"] == [{"role": "user", "content": "Right"}]
 
 
-def test_a_prompt_that_takes_its_time_says_how_far_it_is(tab):
+@pytest.mark.parametrize("has_template", [True, False])
+def test_before_its_first_word_an_answer_says_what_it_waits_for(tab, has_template: bool):
+    tab.model.has_template = has_template
     page = tab.open()
-    progress = {"total": 3000, "cache": 0, "processed": 1024}
-    tab.model.says(Script([("progress", progress), GATE, *content("Done.")]))
+    waiting = {"total": 3000, "cache": 0, "processed": 0, "queued": True}
+    reading = {"total": 3000, "cache": 512, "processed": 1024, "queued": False}
+    said = content("Done.") if has_template else [("text", "Done.")]
+    tab.model.says(Script([("progress", waiting), GATE, ("progress", reading), GATE, *said]))
     tab.send("Much text")
-    expect(page.locator(".waiting")).to_have_text("Reading: 1,024 of 3,000 tokens")
-    tab.model.is_open = True
+    words = page.locator(".waiting:visible .waiting-text")
+    expect(words).to_have_text("Waiting for a free place")
+    expect(page.locator("#announcer")).to_have_text("Waiting for a free place.")
+    expect(page.locator(".waiting progress:visible")).to_have_count(0)
+    tab.model.open_gate()
+    expect(words).to_have_text("Reading: 1,024 of 3,000 tokens, 512 of them known already")
+    assert page.locator(".waiting progress:visible").evaluate("node => node.value") == 1024 / 3000
+    tab.model.open_gate()
     tab.wait_idle()
-    expect(page.locator(".waiting")).to_be_hidden()
+    expect(page.locator(".waiting:visible")).to_have_count(0)
+    assert tab.model.requests[0]["return_progress"] is True
 
 
 def test_text_files_become_part_of_the_message(tab, tmp_path: Path):

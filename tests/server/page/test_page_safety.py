@@ -247,12 +247,21 @@ CONTRAST = """() => {
         return [255, 255, 255];
     };
     const poor = [];
+    const contrast = (one, other) => {
+        const [a, b] = [light(parse(one)), light(other)].sort((x, y) => y - x);
+        return (a + 0.05) / (b + 0.05);
+    };
+    for (const node of document.querySelectorAll(".composer, input, textarea, select")) {
+        const style = getComputedStyle(node);
+        if (style.borderTopStyle !== "solid" || !node.checkVisibility()) continue;
+        const ratio = contrast(style.borderTopColor, ground(node.parentElement));
+        if (ratio < 3) poor.push(`frame of ${node.className || node.tagName}: ${ratio.toFixed(2)}`);
+    }
     for (const node of document.querySelectorAll("body *")) {
         const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
         const isSeen = node.checkVisibility({ visibilityProperty: true, opacityProperty: true });
         if (!own || !isSeen || node.closest(":disabled, .visually-hidden, .skip")) continue;
-        const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
-        const ratio = (a + 0.05) / (b + 0.05);
+        const ratio = contrast(getComputedStyle(node).color, ground(node));
         if (ratio < 4.5) poor.push(`${node.className || node.tagName}: ${ratio.toFixed(2)}`);
     }
     return poor;

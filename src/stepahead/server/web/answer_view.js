@@ -7,6 +7,7 @@ import { MarkdownView } from "./markdown.js";
 import { toLines } from "./markdown_blocks.js";
 import { speedText } from "./strip.js";
 import { MarkedText } from "./tint.js";
+import { Waiting, isBegun } from "./waiting.js";
 
 export class AnswerView {
   // actions: {retry, choose, answerCalls, useKey} of the transcript; siblings: {index, count}.
@@ -17,14 +18,12 @@ export class AnswerView {
     this.reasoning = new ReasoningFold();
     this.calls = el("div", { class: "calls" });
     this.callViews = [];
-    this.waiting = el("div", { class: "waiting" }, el("i"), el("i"), el("i"));
-    this.progress = el("span", { class: "waiting-text" });
-    this.waiting.append(this.progress);
+    this.waiting = new Waiting();
     this.problem = el("div", {});
     this.tools = el("div", { class: "turn-actions" });
     this.node = el("article", { class: "turn answer", "data-id": turn.id },
-      el("h2", { class: "visually-hidden" }, "Answer"), this.reasoning.node, this.text.node, this.waiting, this.calls,
-      this.problem, this.tools);
+      el("h2", { class: "visually-hidden" }, "Answer"), this.reasoning.node, this.text.node, this.waiting.node,
+      this.calls, this.problem, this.tools);
     this.update(siblings);
   }
 
@@ -35,8 +34,7 @@ export class AnswerView {
     this.node.setAttribute("aria-busy", String(isStreaming));
     this.reasoning.update(turn, isStreaming);
     if (!this.isSelectedIn() || !isStreaming) this.updateText(!isStreaming);
-    this.waiting.hidden = !isStreaming || Boolean(turn.content || turn.reasoning || turn.toolCalls.length);
-    this.progress.textContent = progressText(turn.progress);
+    this.waiting.update(turn.progress, isStreaming && !isBegun(turn));
     this.updateCalls(isStreaming);
     if (!isStreaming || this.wasStreaming !== isStreaming) this.updateFrame(isStreaming);
     this.wasStreaming = isStreaming;
@@ -105,14 +103,10 @@ export function problemCard(turn, actions) {
     : el("button", { type: "button", class: "button", onclick: () => actions.retry(turn) }, icon("retry"), "Try again");
   const wait = error?.retryAfter ? ` The server suggests waiting ${Math.ceil(error.retryAfter)} s.` : "";
   return el("div", { class: "problem", role: "alert" }, icon("alert"),
-    el("div", {}, el("p", {}, (error?.message ?? "Something went wrong.") + wait), button));
+    el("div", {}, el("p", {}, sentence(error?.message ?? "Something went wrong") + wait), button));
 }
 
-function progressText(progress) {
-  if (!progress?.total) return "";
-  const [done, total] = [progress.processed, progress.total].map((count) => count.toLocaleString("en"));
-  return `Reading: ${done} of ${total} tokens`;
-}
+const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 
 export function describe(stats) {
   const parts = [];

@@ -1,6 +1,8 @@
 // The server's endpoints, as the page uses them. The key, if there is one, lives as long as this tab.
 
 const KEY = "stepahead-key";
+// So small a model strays at a temperature of 1, and repeats itself at 0.
+const DEMO_SAMPLING = { temperature: 0.8, min_p: 0.05, repetition_penalty: 1.05, max_tokens: 256 };
 
 export class ApiFailure extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfter = null } = {}) {
@@ -77,7 +79,11 @@ export async function loadModel() {
     props.default_generation_settings?.n_ctx ?? null;
   const hasTemplate = props.has_chat_template !== false;
   const mode = hasTemplate && props.is_demo !== true ? "chat" : "completion";
-  return { id: entry.id ?? "model", contextLength: length, hasTemplate, mode, props };
+  const isDemo = props.is_demo === true;
+  return {
+    id: entry.id ?? "model", contextLength: length, hasTemplate, isDemo, mode, props,
+    sampling: isDemo ? DEMO_SAMPLING : {},
+  };
 }
 
 // Yields the data of each event, parsed; ends with the stream.

@@ -15,6 +15,7 @@ import { icon, iconButton, replace } from "./dom.js";
 import { loadModel, storeKey } from "./api.js";
 import { openStore } from "./store.js";
 import { isTinted, setTint } from "./tint.js";
+import { isBegun } from "./waiting.js";
 import { shown, titleOf } from "./conversation.js";
 import { wireKeyboard } from "./keyboard.js";
 
@@ -38,7 +39,7 @@ class App {
       retry: (turn) => chat.retry(turn), choose: (turn, offset) => chat.choose(turn, offset),
       edit: (turn, text) => chat.edit(turn, text), editText: (text) => chat.editText(text),
       answerCalls: (turn, results) => chat.answerCalls(turn, results), useKey: (turn) => this.useKey(turn),
-      settings: () => this.openSettings(),
+      settings: () => this.openSettings(), goOn: () => this.send(""),
     };
     this.transcript = new Transcript($(".frame"), $(".jump"), actions);
     this.document = new DocumentView($(".frame"), $(".jump"), actions);
@@ -163,6 +164,7 @@ class App {
     if (!running) return;
     this.view.update(running.turn);
     this.drawStrip();
+    if (running.turn.progress?.queued && !isBegun(running.turn)) this.announce("Waiting for a free place.");
   }
 
   send(text) {
@@ -170,7 +172,7 @@ class App {
     this.chat.send(text);
     this.view.toEnd();
     if (title === "New conversation") this.setHash(this.chat.current.id);
-    $("#announcer").textContent = "";
+    this.announce("");
   }
 
   onEnd(conversation, turn) {
@@ -181,9 +183,13 @@ class App {
     const said = turn.content.slice(0, MAX_SPOKEN) + (turn.content.length > MAX_SPOKEN ? " …" : "");
     const calls = turn.toolCalls.map((call) => `Calls ${call.name}.`).join(" ");
     const words = { stopped: "Stopped.", error: "" }[turn.status] ?? `Answer: ${said} ${calls}`;
-    $("#announcer").textContent = words;
+    this.announce(words);
     if (turn.error?.status === 401) this.useKey(turn);
     return undefined;
+  }
+
+  announce(words) {
+    if ($("#announcer").textContent !== words) $("#announcer").textContent = words;
   }
 
   async useKey(turn) {
@@ -251,7 +257,7 @@ class App {
   }
 
   openSettings() {
-    this.dialog.open(this.settings, this.chat.current);
+    this.dialog.open(this.settings, this.chat.current, this.chat.model?.sampling ?? {});
   }
 
   saveSettings(changed, system) {

@@ -1,7 +1,7 @@
 // Where the user writes. One button sends, and stops while an answer streams.
 
 import { asMessageText } from "./attachment.js";
-import { icon, replace } from "./dom.js";
+import { icon, isComposing, replace } from "./dom.js";
 
 const MAX_HEIGHT = 240;
 
@@ -59,7 +59,6 @@ export class Composer {
   setMode(mode) {
     this.mode = mode;
     const isChat = mode === "chat";
-    this.field.placeholder = isChat ? "Write a message" : "Text to be continued";
     this.field.setAttribute("aria-label", isChat ? "Message" : "Text to be continued");
     this.field.classList.toggle("code", !isChat);
     this.fit();
@@ -68,6 +67,8 @@ export class Composer {
   // An empty completion asks for more of the same text.
   setMayBeEmpty(may) {
     this.mayBeEmpty = may;
+    this.field.placeholder = this.mode === "chat" ? "Write a message" : may ? "Add text, or press Enter to go on"
+      : "Write the beginning of a text";
     this.fit();
   }
 
@@ -104,16 +105,17 @@ export class Composer {
   }
 
   onKey(event) {
-    if (event.isComposing) return;
+    if (isComposing(event)) return;
     const isPlain = !event.shiftKey && !event.ctrlKey && !event.metaKey && !event.altKey;
     if (event.key === "Enter" && isPlain) {
       event.preventDefault();
       if (!this.isStreaming) this.send();
     } else if (event.key === "ArrowUp" && isPlain && this.field.value === "" && !this.isStreaming) {
       if (this.actions.editLast()) event.preventDefault();
-    } else if (event.key === "Tab" && isPlain && this.mode === "completion" && this.field.value) {
+    } else if (event.key === "Tab" && isPlain && this.mode === "completion" && this.field.value && !this.isLeaving) {
       event.preventDefault();
       this.field.setRangeText("    ", this.field.selectionStart, this.field.selectionEnd, "end");
     }
+    this.isLeaving = event.key === "Escape"; // the way out for those who have no mouse
   }
 }

@@ -17,6 +17,7 @@ const SHORTCUTS = [
   ["Mark drafted text", ["Alt", "T"]],
   ["Settings", [MOD, ","]],
   ["To the message field", ["/"], "outside of fields"],
+  ["Leave a field where Tab indents", ["Esc", "Tab"]],
   ["This list", [MOD, "/"]],
 ];
 

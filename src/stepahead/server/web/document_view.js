@@ -5,10 +5,11 @@ import { describe, problemCard } from "./answer_view.js";
 import { branchControls } from "./branches.js";
 import { CodeView } from "./code_view.js";
 import { shown, siblings } from "./conversation.js";
-import { copyButton, el, iconButton, replace } from "./dom.js";
+import { copyButton, el, icon, iconButton, replace } from "./dom.js";
 import { guessLanguage } from "./highlight.js";
 import { toLines } from "./markdown_blocks.js";
 import { MarkedText } from "./tint.js";
+import { Waiting, isBegun } from "./waiting.js";
 
 export class DocumentView {
   constructor(frame, jumpButton, actions) {
@@ -16,7 +17,8 @@ export class DocumentView {
     this.text = el("div", { class: "document-text", role: "group", tabindex: "0", "aria-label": "Text" });
     this.foot = el("div", { class: "turn-actions document-actions" });
     this.problem = el("div", {});
-    this.node = el("article", { class: "document" }, this.text, this.problem, this.foot);
+    this.waiting = new Waiting();
+    this.node = el("article", { class: "document" }, this.text, this.waiting.node, this.problem, this.foot);
     this.marks = { accepted: new MarkedText("accepted"), own: new MarkedText("own") };
     frame.append(this.node);
   }
@@ -68,7 +70,8 @@ export class DocumentView {
   drawFoot(turn) {
     const isStreaming = turn?.status === "streaming";
     this.text.setAttribute("aria-busy", String(isStreaming));
-    replace(this.problem, turn?.status === "error" ? problemCard(turn, this.actions) : null);
+    this.drawWaiting(turn);
+    replace(this.problem, turn?.status === "error" ? problemCard(turn, this.actions) : endNote(turn));
     if (!turn || isStreaming) return replace(this.foot);
     const ids = siblings(this.conversation, turn);
     return replace(this.foot,
@@ -76,7 +79,18 @@ export class DocumentView {
       copyButton(() => this.wholeText(), "Copy the text"),
       iconButton("edit", "Edit the text", () => this.edit()),
       turn.role === "assistant" ? iconButton("retry", "Continue another way", () => this.actions.retry(turn)) : null,
+      turn.status === "error" ? null : this.goOnButton(),
       turn.stats ? el("span", { class: "turn-stats" }, describe(turn.stats)) : null);
+  }
+
+  goOnButton() {
+    const title = "Continue the text (Enter in an empty field)";
+    return el("button", { type: "button", class: "text-button", title, onclick: () => this.actions.goOn() },
+      icon("play"), "Go on");
+  }
+
+  drawWaiting(turn) {
+    this.waiting.update(turn?.progress, turn?.status === "streaming" && !isBegun(turn) && Boolean(turn.progress));
   }
 
   wholeText() {
@@ -86,6 +100,7 @@ export class DocumentView {
   update(turn) {
     const isAtEnd = this.frame.scrollHeight - this.frame.scrollTop - this.frame.clientHeight < 80;
     this.drawText();
+    this.drawWaiting(turn);
     if (turn.status !== "streaming") this.drawFoot(turn);
     if (isAtEnd) this.toEnd();
   }
@@ -100,13 +115,15 @@ export class DocumentView {
       event.stopPropagation();
       close();
     });
-    area.style.height = `${Math.min(this.text.offsetHeight + 48, 480)}px`;
+    area.style.height = `${Math.min(this.text.offsetHeight + 2, 480)}px`;
     this.clear();
     this.node.hidden = false;
     this.isEditing = true;
     this.text.append(area);
-    replace(this.foot, el("button", { type: "button", class: "button quiet", onclick: close }, "Cancel"),
-      el("button", { type: "button", class: "button", onclick: () => this.actions.editText(area.value) }, "Keep"));
+    replace(this.problem);
+    replace(this.foot, el("div", { class: "edit-buttons" },
+      el("button", { type: "button", class: "button quiet", onclick: close }, "Cancel"),
+      el("button", { type: "button", class: "button", onclick: () => this.actions.editText(area.value) }, "Keep")));
     area.focus();
   }
 
@@ -125,4 +142,11 @@ export class DocumentView {
   toEnd() {
     this.frame.scrollTop = this.frame.scrollHeight;
   }
+}
+
+// A completion that was cut off is nothing to tell: it goes on when asked to.
+function endNote(turn) {
+  const words = { stopped: "Stopped.", done: turn?.role === "assistant" ? "The model ends the text here." : "" };
+  const text = words[turn?.status];
+  return text ? el("p", { class: "note" }, text) : null;
 }

@@ -29,6 +29,7 @@ const PATHS = {
   retry: ["M20 11a8 8 0 1 0-2.3 6.3", "M20 4v7h-7"],
   edit: ["M4 20h4L19.5 8.5l-4-4L4 16z"],
   trash: ["M5 7h14", "M10 7V4h4v3", "M7 7l1 13h8l1-13"],
+  play: ["M8 5.5v13l10-6.5z"],
   left: ["M14.5 6 8.5 12l6 6"],
   right: ["M9.5 6l6 6-6 6"],
   down: ["M6 9.5l6 6 6-6"],
@@ -75,6 +76,9 @@ export function iconButton(name, label, onclick, extra = {}) {
 export function replace(node, ...children) {
   node.replaceChildren(...children.filter((child) => child !== null && child !== undefined && child !== false));
 }
+
+// Whether an input method still has the key; Safari says so by the key's code alone.
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 // The clipboard needs a secure context; a page opened over plain HTTP from another machine has none.
 export async function copyText(text) {

@@ -1,8 +1,10 @@
 // Keys that work everywhere in the page; dialogs.js lists them for the user.
 
+import { isComposing } from "./dom.js";
+
 export function wireKeyboard(actions) {
   document.addEventListener("keydown", (event) => {
-    if (event.isComposing || document.querySelector("dialog[open]")) return;
+    if (isComposing(event) || document.querySelector("dialog[open]")) return;
     const action = actionOf(event, actions);
     if (!action) return;
     event.preventDefault();

@@ -1,7 +1,7 @@
 // What the user wrote, or the result of a tool; the user's own can be edited, which begins a branch.
 
 import { branchControls } from "./branches.js";
-import { copyButton, el, icon, iconButton, replace } from "./dom.js";
+import { copyButton, el, icon, iconButton, isComposing, replace } from "./dom.js";
 
 export class QuestionView {
   constructor(turn, siblings, actions) {
@@ -46,7 +46,7 @@ export class QuestionView {
       if (event.key === "Escape") {
         event.stopPropagation();
         close();
-      } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      } else if (event.key === "Enter" && !event.shiftKey && !isComposing(event)) {
         event.preventDefault();
         send();
       }

@@ -11,6 +11,7 @@ export const FIELDS = [
   { name: "seed", label: "Seed", min: 0, max: 2 ** 53 - 1, step: 1, hint: "the same seed gives the same answer" },
   { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1, hint: "" },
   { name: "frequency_penalty", label: "Frequency penalty", min: -2, max: 2, step: 0.1, hint: "" },
+  { name: "repetition_penalty", label: "Repetition penalty", min: 0.5, max: 2, step: 0.05, hint: "1 is none" },
 ];
 const EFFORTS = ["", "low", "medium", "high"];
 const THEMES = ["auto", "light", "dark"];
@@ -64,8 +65,9 @@ export class SettingsDialog {
     });
   }
 
-  open(settings, conversation) {
-    this.settings = settings;
+  // presets: what is sent where the user set nothing.
+  open(settings, conversation, presets) {
+    Object.assign(this, { settings, presets });
     this.inputs = {};
     replace(this.body, this.systemPart(settings, conversation), this.samplingPart(settings),
       conversation.mode !== "chat" ? null : this.reasoningPart(settings), this.appearancePart(), this.dataPart());
@@ -86,7 +88,7 @@ export class SettingsDialog {
     const fields = FIELDS.map((field) => {
       const { min, max, step } = field;
       const input = el("input", {
-        type: "number", id: `set-${field.name}`, min, max, step, placeholder: "default",
+        type: "number", id: `set-${field.name}`, min, max, step, placeholder: this.presets[field.name] ?? "default",
         value: settings.sampling[field.name] ?? "", "aria-describedby": `hint-${field.name}`,
       });
       this.inputs[field.name] = input;
@@ -122,8 +124,7 @@ export class SettingsDialog {
 
   dataPart() {
     const file = el("input", {
-      type: "file", accept: ".json,application/json", class: "visually-hidden", id: "import-file", tabindex: "-1",
-      "aria-label": "File to import",
+      type: "file", accept: ".json,application/json", id: "import-file", hidden: true,
     });
     file.addEventListener("change", () => file.files[0] && this.actions.importFile(file.files[0]));
     const button = (text, onclick, extra = "") =>

@@ -1,7 +1,7 @@
 // The list of conversations: search, open, rename, delete.
 
 import { matches, titleOf } from "./conversation.js";
-import { el, iconButton, replace } from "./dom.js";
+import { el, iconButton, isComposing, replace } from "./dom.js";
 
 const DAY = 24 * 60 * 60 * 1000;
 
@@ -70,7 +70,7 @@ export class Sidebar {
     };
     field.addEventListener("keydown", (event) => {
       event.stopPropagation();
-      if (event.key === "Enter" && !event.isComposing) finish(true);
+      if (event.key === "Enter" && !isComposing(event)) finish(true);
       if (event.key === "Escape") finish(false);
     });
     field.addEventListener("blur", () => finish(true));

@@ -31,7 +31,7 @@ export class Strip {
 
   // live: LiveStats of an answer that streams.
   live(live) {
-    this.speed.set(speedText(live.speed()) ?? "…");
+    this.speed.set(speedText(live.speed()) ?? (live.numSteps > 0 ? "…" : null));
     this.depth.set(live.depth === null ? null : String(live.depth));
     this.drawBars(live.draftedAt.map((drafted, i) => live.acceptedAt[i] / drafted));
   }
@@ -39,7 +39,8 @@ export class Strip {
   // stats: of the last answer, as conversation.js keeps them; null: nothing to show.
   final(stats, contextLength) {
     this.speed.set(speedText(stats?.tokensPerSecond));
-    this.depth.set(stats?.numSteps > 0 && Number.isFinite(stats.depth) ? stats.depth.toFixed(1) : null);
+    const depth = stats?.numSteps > 1 && Number.isFinite(stats.depth) ? stats.depth : null;
+    this.depth.set(depth === 0 ? "0" : depth?.toFixed(1) ?? null);
     this.drawBars(stats?.acceptance ?? []);
     const used = stats?.promptTokens != null ? stats.promptTokens + stats.numTokens : null;
     this.context.hidden = used === null;

@@ -49,15 +49,15 @@ async function* events(conversation, turn, model, settings, signal) {
 }
 
 export function requestBody(conversation, turn, model, settings) {
-  const body = { model: model.id, stream: true, stream_options: { include_usage: true }, ...settings.sampling };
-  if (isExtended) body.stepahead = { steps: true };
+  const sampling = { ...model.sampling, ...settings.sampling };
+  const body = { model: model.id, stream: true, stream_options: { include_usage: true }, ...sampling };
+  if (isExtended) Object.assign(body, { stepahead: { steps: true }, return_progress: true });
   if (conversation.mode !== "chat") {
     body.prompt = toPrompt(conversation, turn.parent);
     body.max_tokens ??= COMPLETION_TOKENS;
     return body;
   }
   body.messages = toMessages(conversation, turn.parent);
-  if (isExtended) body.return_progress = true;
   if (settings.reasoningEffort) body.reasoning_effort = settings.reasoningEffort;
   if (settings.tools.length > 0) body.tools = settings.tools;
   return body;
