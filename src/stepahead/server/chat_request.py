@@ -123,6 +123,7 @@ def read_chat(body: Mapping[str, Any], settings: EndpointSettings) -> ChatReques
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
         tells_steps=wants_steps(body.get("stepahead")),
         cache_salt=read_salt(fields),
+        buffers_calls=not is_stream,
     )
     return ChatRequest(
         turn,

@@ -190,6 +190,7 @@ class LLMService:
                 parses_calls=parses_calls,
                 is_parallel=request.tool_choice.is_parallel,
                 make_call_id=lambda: f"call_{secrets.token_hex(_CALL_ID_BYTES)}",
+                buffers_calls=request.buffers_calls,
             )
 
         warnings = tuple(name for name in request.template_args if name not in self.renderer.arguments)

@@ -29,3 +29,4 @@ class TurnRequest:
     num_choices: int = 1  # each with a seed of its own: seed, seed + 1 ...
     tells_steps: bool = False  # each step is told by itself; else short ones may be told together
     cache_salt: str = ""  # the client's own, see server/cache_salt.py
+    buffers_calls: bool = False  # nobody sees the answer grow, so that half a call can still become text

@@ -79,6 +79,7 @@ def read_request(
     blocks.read_messages(request)
     tools = _tools(request, ignored)
     params = read_params(request, max_tokens, settings.default_temperature, None)
+    is_streamed = request.boolean("stream")
     turn = TurnRequest(
         messages=blocks.conversation.messages(),
         tools=tools,
@@ -88,8 +89,9 @@ def read_request(
         speculation=read_speculation(request),
         template_args=effort_args(inner(request, "output_config")),
         cache_salt=read_salt(request),
+        buffers_calls=not is_streamed,
     )
-    return MessagesRequest(turn, request.boolean("stream"), _thinking(request), tuple(ignored))
+    return MessagesRequest(turn, is_streamed, _thinking(request), tuple(ignored))
 
 
 def _tools(request: Fields, ignored: list[str]) -> tuple[Tool, ...]:

@@ -89,6 +89,7 @@ def read_request(
         if item.values.get("type") == "additional_tools":
             read_tools(objects(item, "tools"), names, ignored)
     choice, offered = read_choice(request, names)
+    is_streamed = request.boolean("stream")
     turn = TurnRequest(
         messages=_messages(request, items, InputItems(names, unseal, ignored)),
         tools=offered,
@@ -98,8 +99,9 @@ def read_request(
         speculation=read_speculation(request),
         template_args=effort_args(inner(request, "reasoning")),
         cache_salt=read_salt(request),
+        buffers_calls=not is_streamed,
     )
-    return ResponsesRequest(turn, names, request.boolean("stream"), _echo(request, turn), tuple(ignored))
+    return ResponsesRequest(turn, names, is_streamed, _echo(request, turn), tuple(ignored))
 
 
 def _items(request: Fields) -> list[Fields]:
