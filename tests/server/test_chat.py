@@ -417,7 +417,7 @@ def test_reasoning_that_a_client_leaves_out_is_put_back(tool_model, is_remembere
         ]
         return message, prompts
 
-    message, (full, without) = served(tool_model, test, reasoning_memory_bytes=1 << 20 if is_remembered else 0)
+    message, (full, without) = served(tool_model, test, memory_bytes=1 << 20 if is_remembered else 0)
     assert json.loads(message["tool_calls"][0]["function"]["arguments"])["size"] in range(10)
     assert message["reasoning_content"] in full
     assert (full == without) == is_remembered

@@ -72,7 +72,8 @@ def batch(
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
     name = "stepahead-demo" if model is None else model.name.removesuffix(".gguf")
     limits = QueueLimits(1 << 20, 1 << 40)  # a request waits here only for those of its own line
-    config = ServerConfig(queue=limits, endpoints=EndpointSettings(default_temperature=default_temperature))
+    settings = EndpointSettings(default_temperature=default_temperature)
+    config = ServerConfig(queue=limits, memory_bytes=0, endpoints=settings)  # no line depends on those before it
     run = _Run()
     with BatchInput(requests) as lines, BatchOutput(output, lines, name) as answers:
         if len(answers.done) < len(lines):

@@ -124,11 +124,12 @@ def serve(
             rich_help_panel=API_PANEL,
         ),
     ] = False,
-    no_reasoning_memory: Annotated[
+    no_turn_memory: Annotated[
         bool,
         typer.Option(
-            "--no-reasoning-memory",
-            help="Do not give a model the reasoning of its calls back where a client leaves it out.",
+            "--no-turn-memory",
+            help="Make prompts of the request alone: neither the tokens of earlier answers nor reasoning that a client "
+            "leaves out come back.",
             rich_help_panel=API_PANEL,
         ),
     ] = False,
@@ -214,7 +215,7 @@ def serve(
         max_body_bytes=_positive("--max-body-mb", max_body_mb) << 20,
         drain_seconds=drain_seconds,
         protects_special=not trust_special,
-        reasoning_memory_bytes=0 if no_reasoning_memory else 4 << 20,
+        memory_bytes=0 if no_turn_memory else 4 << 20,
         shares_prefixes=share_prefixes,
         endpoints=settings,
     )

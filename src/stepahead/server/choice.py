@@ -13,8 +13,9 @@ from stepahead.server.turn_service import FinishReason, TokenLogprob, TurnEnd, T
 from stepahead.tokenizer import Detokenizer, Tokenizer
 from stepahead.turns.event import CallArguments, CallEnded, CallStarted, ContentText, Event, ReasoningText
 from stepahead.turns.reasoning_memory import ReasoningMemory
+from stepahead.turns.said import said_by
+from stepahead.turns.turn_memory import TurnMemory
 from stepahead.turns.turn_text import TurnText
-
 
 class PlainText:
     """The text stream of a completion: all of it is content."""
@@ -88,9 +89,8 @@ class Choice:
         self._is_clamped = is_clamped
         self._num_drafted = 0
         self._num_told = 0  # tokens whose log-probabilities are told
-        self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._ended: set[int] = set()
+        self._said: list[Event] = []
+        self.place: bytes | None = None  # of a turn: see turns/turn_memory.py
 
     @property
     def stream(self) -> TextStream:
@@ -130,24 +130,42 @@ class Choice:
         return TokenLogprob(self._tokenizer.token_bytes(token_id), best[token_id], top)
 
     def note(self, events: Iterable[Event]) -> None:
-        """Keep what led to calls, for clients that will not send it back."""
-        for event in events:
-            match event:
-                case ReasoningText():
-                    self._reasoning.append(event.text)
-                case CallStarted():
-                    function = {"name": event.name, "arguments": ""}
-                    self._calls[event.index] = {"id": event.call_id, "function": function}
-                case CallArguments():
-                    self._calls[event.index]["function"]["arguments"] += event.json_text
-                case CallEnded():
-                    self._ended.add(event.index)
+        """Keep what was said, for conversations that go on."""
+        self._said += events
 
-    def remember(self, memory: ReasoningMemory, salt: str) -> None:
-        """After the last step."""
-        calls = [call for index, call in self._calls.items() if index in self._ended]
-        if calls and self._reasoning:
-            memory.remember("".join(self._reasoning), calls, salt)
+    def remember(self, ticket: Ticket, reasoning: ReasoningMemory, turns: TurnMemory, salt: str) -> None:
+        """After the last step: what clients will not send back, or will send back in another form."""
+        ended = {event.index for event in self._said if isinstance(event, CallEnded)}
+        calls = [call for index, call in self._calls().items() if index in ended]
+        thought = "".join(event.text for event in self._said if isinstance(event, ReasoningText))
+        if calls and thought:
+            reasoning.remember(thought, calls, salt)
+        token_ids = self._whole_turn(ticket.sequence)
+        if self.place is not None and token_ids:
+            turns.remember(self.place, said_by(self._said), token_ids)
+
+    def _calls(self) -> dict[int, dict[str, Any]]:
+        """As in a message's tool_calls, by their index."""
+        calls: dict[int, dict[str, Any]] = {}
+        for event in self._said:
+            if isinstance(event, CallStarted):
+                calls[event.index] = {"id": event.call_id, "function": {"name": event.name, "arguments": ""}}
+            elif isinstance(event, CallArguments):
+                calls[event.index]["function"]["arguments"] += event.json_text
+        return calls
+
+    def _whole_turn(self, sequence: Sequence | None) -> list[int] | None:
+        """Its tokens, if it came to its own end, all of it was told, and nothing of it was mended."""
+        text = self.text
+        if sequence is None or sequence.finish_reason is not EngineReason.STOP or not isinstance(text, TurnText):
+            return None
+        token_ids = sequence.output_ids
+        if isinstance(sequence.stop_reason, int):
+            token_ids = token_ids[:-1]
+        elif text.stopped:
+            return None
+        is_whole = not text.num_broken_calls and not text.has_unfinished_call
+        return token_ids if is_whole and self._tokenizer.end_ids.isdisjoint(token_ids) else None
 
     def end(self, ticket: Ticket) -> TurnEnd:
         """How it ended; in the event loop, after the last step."""

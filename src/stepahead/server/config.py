@@ -55,7 +55,7 @@ class ServerConfig:
     max_connections: int = 512
     drain_seconds: float = 30.0
     protects_special: bool = True  # text of messages cannot become control tokens
-    reasoning_memory_bytes: int = 4 << 20  # for clients that send calls back without the reasoning; 0: none
+    memory_bytes: int = 4 << 20  # for the reasoning of calls, and as much for the tokens of turns; 0: none
     shares_prefixes: bool = False  # between keys
     endpoints: EndpointSettings = field(default_factory=lambda: EndpointSettings(state_key=secrets.token_bytes(32)))
 

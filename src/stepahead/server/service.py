@@ -30,7 +30,8 @@ from stepahead.server.request_context import OWNER, REQUEST_ID
 from stepahead.server.turn_service import PreparedTurn, Progress, TurnEnd, TurnStep
 from stepahead.turns.history import normalised_turn
 from stepahead.turns.reasoning_memory import ReasoningMemory
-from stepahead.turns.turn_format import TurnFormat, detect_format
+from stepahead.turns.turn_format import TurnFormat
+from stepahead.turns.turn_memory import TurnMemory
 from stepahead.turns.turn_request import TurnRequest
 from stepahead.turns.turn_text import TurnText
 
@@ -55,7 +56,8 @@ class LLMService:
         self.config = config
         self.metrics = ServerMetrics()
         self._model_id = model_id
-        self._memory = ReasoningMemory(config.reasoning_memory_bytes)
+        self._reasoning = ReasoningMemory(config.memory_bytes)
+        self._turns = TurnMemory(config.memory_bytes)
         self._workers = ThreadPoolExecutor(_NUM_WORKERS, "stepahead-prepare")
 
     @property
@@ -69,11 +71,11 @@ class LLMService:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer(self._loaded(), self.config.protects_special)
+        return Renderer(self._loaded(), self.config.protects_special, self._turns)
 
-    @cached_property
+    @property
     def turn_format(self) -> TurnFormat:
-        return detect_format(self.renderer.template, self._loaded().tokenizer)
+        return self.renderer.turn_format
 
     @cached_property
     def grammars(self) -> "GrammarFactory":
@@ -145,7 +147,7 @@ class LLMService:
                 if is_last:
                     end = choice.end(ticket)
                     self.metrics.count_end(end.finish_reason, ticket, choice.clock)
-                    choice.remember(self._memory, OWNER.get())
+                    choice.remember(ticket, self._reasoning, self._turns, OWNER.get())
                     _log_end(end)
                     yield end
         finally:
@@ -170,14 +172,16 @@ class LLMService:
 
     def _rendered(self, request: TurnRequest, owner: str, add_generation_prompt: bool = True) -> RenderedPrompt:
         wants_text = self.turn_format.wants_argument_text
-        messages = [self._memory.restored(normalised_turn(message, wants_text), owner) for message in request.messages]
+        turns = [normalised_turn(message, wants_text) for message in request.messages]
+        messages = [self._reasoning.restored(turn, owner) for turn in turns]
         tools = () if request.tool_choice.mode == "none" else request.tools
-        return self.renderer.render(messages, tools, request.template_args, add_generation_prompt)
+        salt = cache_salt.mixed(owner, request.cache_salt)
+        return self.renderer.render(messages, tools, request.template_args, add_generation_prompt, salt)
 
     def _prepare_turn(self, request: TurnRequest, owner: str) -> PreparedTurn:
         rendered = self._rendered(request, owner)
         self._check_length(len(rendered.ids))
-        is_reasoning = self.turn_format.starts_in_reasoning(rendered.text)
+        is_reasoning = self.turn_format.starts_in_reasoning(rendered.ending)
         parses_calls = bool(request.tools) and request.tool_choice.mode != "none"
 
         def make_text() -> TurnText:
@@ -197,6 +201,8 @@ class LLMService:
         grammar = self._grammar(request, is_reasoning)
         warnings += () if grammar is None else grammar.warnings
         prepared = self._choices([list(rendered.ids)], request, owner, grammar, make_text)
+        for _, choice in prepared:
+            choice.place = rendered.place
         return PreparedTurn(request, rendered.ids, self._model_id, warnings, prepared)
 
     def _prepare_texts(self, prompts: Sequence[str | list[int]], request: TurnRequest, owner: str) -> PreparedTurn:
