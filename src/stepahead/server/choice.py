@@ -17,6 +17,10 @@ from stepahead.turns.said import said_by
 from stepahead.turns.turn_memory import TurnMemory
 from stepahead.turns.turn_text import TurnText
 
+GRAMMAR_ERROR = "GrammarError"
+"""The name of grammar/grammar_error.py's, as the engine tells what ended a sequence; its library may be missing."""
+
+
 class PlainText:
     """The text stream of a completion: all of it is content."""
 
@@ -201,6 +205,9 @@ def _error_text(ticket: Ticket) -> str | None:
         return str(ticket.error)
     if isinstance(ticket.error, RequestError):
         return f"the request cannot go on: {ticket.error}"[:300]
-    if ticket.error is not None or sequence is None or sequence.finish_reason is EngineReason.ABORT:
+    if ticket.error is not None or sequence is None:
         return UNEXPECTED
+    if sequence.finish_reason is EngineReason.ABORT:
+        kind, _, said = str(sequence.stop_reason).partition(": ")
+        return f"the request cannot go on: {said}"[:300] if kind == GRAMMAR_ERROR else UNEXPECTED
     return None
