@@ -1,6 +1,7 @@
 #include <cstdlib>
 
 #include "bind/bind.h"
+#include "core/file_guard.h"
 
 namespace stepahead {
 
@@ -25,6 +26,10 @@ NB_MODULE(_native, m) {
     for (const TypeInfo& type : kTypeInfo) ids.append(type.ggml_id);
     return nb::tuple(ids);
   }();
+  m.def("guard_file", [](const Array1<uint8_t>& data, const nb::bytes& line) {
+    return guard_file(data.data(), data.size(), {line.c_str(), line.size()});
+  }, "If reading data faults, write line to stderr and leave with exit code 1. For unguard_file; -1: not guarded.");
+  m.def("unguard_file", &unguard_file);
   bind_handles(m);
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -96,23 +97,109 @@ def test_mistakes_are_one_line(cli, tmp_path: Path, chat_model: Path, content, a
     assert message in result.err.splitlines()[-1] and result.err.splitlines()[-1].startswith("stepahead: ")
 
 
-def test_a_run_that_is_killed_goes_on(chat_model: Path, tmp_path: Path) -> None:
-    lines = [line(str(n), max_tokens=40, temperature=0, prompt="x" * (n % 50 + 1)) for n in range(60)]
-    requests, out = write(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "stepahead.cli", "batch", requests, "-o", out, "-m", chat_model, "--threads", "1"]
+def batch_process(*arguments: object, **popen: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "stepahead.cli", "batch", *map(str, arguments), "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        before = out.read_bytes().count(b"\n") if out.exists() else 0
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        while not out.exists() or out.read_bytes().count(b"\n") < before + 3:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **popen)
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_runs_that_end_at_any_time_go_on(chat_model: Path, tmp_path: Path) -> None:
+    """Ten are killed, one is interrupted: while they load, or some time after they have written a line more."""
+    rng = random.Random(5)
+    lines = [line(str(n), max_tokens=40, temperature=0, prompt="x" * (n % 50 + 1)) for n in range(150)]
+    requests, out = write(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
+    for end in (*[signal.SIGKILL] * 10, signal.SIGINT):
+        before = lines_in(out)
+        process = batch_process(requests, "-o", out, "-m", chat_model)
+        if end == signal.SIGKILL and rng.random() < 0.2:
+            time.sleep(rng.random())
+        else:
+            wait_for(process, lambda before=before: lines_in(out) > before)
+            time.sleep(rng.random() * 0.02)
         process.send_signal(end)
-        assert process.wait() in (code, 0)
-        assert process.stderr is not None
-        told = process.stderr.read().decode()
-        process.stderr.close()
+        _, told = process.communicate(timeout=60)
+        assert process.returncode in (-end, 130 if end == signal.SIGINT else 0, 0)
         assert "Traceback" not in told
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert answers(out).keys() == {str(n) for n in range(60)}
+    killed = lines_in(out)
+    _, told = batch_process(requests, "-o", out, "-m", chat_model).communicate(timeout=120)
+    assert told.splitlines()[-1].endswith("150 of 150 in all"), (killed, told)
+    assert 3 < killed < 150, "the kills came before the end"
+    found = answers(out)
+    assert found.keys() == {str(n) for n in range(150)}
+    texts = {name: one["response"]["body"]["choices"][0]["text"] for name, one in found.items()}
+    assert all(texts[str(n)] == texts[str(n + 50)] for n in range(100)), "the same request has the same answer"
+
+
+def test_a_full_disk_ends_a_run_and_the_next_goes_on(chat_model: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    lines = [line(str(n), temperature=0) for n in range(40)]
+    requests, out = write(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+
+    process = batch_process(requests, "-o", out, "-m", chat_model, preexec_fn=limit)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    *_, last = told.splitlines()
+    count = lines_in(out)
+    assert 2 < count < 40 and out.stat().st_size == 5000, "the last line is torn"
+    way_out = "make room and give the same command again"
+    assert last == f"stepahead: {out}: File too large, after {count} answers: {way_out}", told
+    process = batch_process(requests, "-o", out, "-m", chat_model)
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == f"{40 - count} requests answered, 40 of 40 in all"
+    assert answers(out).keys() == {str(n) for n in range(40)}
+
+
+def test_a_device_is_no_place_for_answers(cli, chat_model: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    result = cli("batch", write(tmp_path / "in.jsonl", line("a")), "-o", "/dev/full", "--model", chat_model)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "/dev/full: is no ordinary file" in result.err
+
+
+def test_a_grammar_that_breaks_while_it_is_followed_is_an_error_on_its_line(
+    cli, chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose limits are reached in the middle of a text; here, after its third token."""
+    pytest.importorskip("llguidance")
+    from stepahead.grammar import GrammarError
+    from stepahead.grammar.state import GrammarState
+
+    mask = GrammarState.mask
+
+    def breaking(state: GrammarState, logits: object) -> None:
+        if state.depth == 3:
+            raise GrammarError("the grammar cannot be followed further: a test says so")
+        mask(state, logits)
+
+    monkeypatch.setattr(GrammarState, "mask", breaking)
+    requests = write(
+        tmp_path / "in.jsonl",
+        line("before", temperature=0),
+        line("broken", guided_regex="aaaaaaaa"),
+        line("chat", CHAT, guided_regex="aaaaaaaa"),
+        line("never", guided_regex="a(", n=2),
+        line("after", guided_regex="aa"),
+    )
+    result = cli("batch", requests, "-o", tmp_path / "out.jsonl", "--model", chat_model)
+    assert result.code == 0 and result.err.splitlines()[-1] == "3 of the answers are errors"
+    found = {name: one["response"] for name, one in answers(tmp_path / "out.jsonl").items()}
+    for name in ("broken", "chat"):
+        assert found[name]["status_code"] == 500
+        assert "cannot be followed further: a test says so" in found[name]["body"]["error"]["message"]
+    assert found["never"]["status_code"] == 400
+    assert found["before"]["status_code"] == found["after"]["status_code"] == 200
+    assert found["after"]["body"]["choices"][0]["text"] == "aa"

@@ -17,6 +17,7 @@ HAS_CHECKOUT = (ROOT / "src" / "stepahead").is_dir()
 # A module may import modules of its own rank and below. Longest match decides.
 RANKS = {
     "stepahead.errors": 0,
+    "stepahead.mapped_files": 0,
     "stepahead.gguf": 1,
     "stepahead.tokenizer": 1,
     "stepahead.demo": 1,

@@ -4,12 +4,14 @@ stdout has the answer and nothing else; stderr has everything about it. Escapes 
 NO_COLOR.
 """
 
+import functools
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,11 +31,39 @@ def stderr() -> "Console":
     return _console(is_stderr=True)
 
 
-def _console(is_stderr: bool) -> "Console":
+def announce(text: str) -> None:
+    """A line on stdout by a program whose work is another: where nobody can be told, it goes on."""
+    try:
+        stdout().out(text, highlight=False)
+        sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)
+
+
+def discard(*streams: TextIO) -> None:
+    """Point streams at nothing, so that the interpreter's last flush of what they hold has nobody to complain to."""
+    with Path(os.devnull).open("w") as nothing:
+        for stream in streams:
+            with suppress(OSError, ValueError):  # not a real file: a test's, nothing to silence
+                os.dup2(nothing.fileno(), stream.fileno())
+
+
+@functools.cache
+def _console_type() -> "type[Console]":
     from rich.console import Console
 
+    class OurConsole(Console):
+        """One that leaves a closed pipe to main(); rich would end the process with exit code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 (called where the error is handled)
+
+    return OurConsole
+
+
+def _console(is_stderr: bool) -> "Console":
     is_terminal = (sys.stderr if is_stderr else sys.stdout).isatty()
-    return Console(
+    return _console_type()(
         stderr=is_stderr,
         force_terminal=is_terminal,  # a pipe stays a pipe, whatever FORCE_COLOR says
         color_system=None if os.environ.get("NO_COLOR") else "auto",

@@ -11,7 +11,7 @@ import typer
 from stepahead.cli import options as o
 from stepahead.cli.client_configs import CLIENTS
 from stepahead.cli.client_configs import print_config as client_settings
-from stepahead.cli.console import stdout, visible
+from stepahead.cli.console import announce, stdout, visible
 from stepahead.cli.loading import introduce, open_llm
 from stepahead.errors import ConfigError
 
@@ -223,7 +223,7 @@ def serve(
 
     def introduced(url: str = transport.address(listener)) -> None:
         introduce(service.llm.llm)
-        stdout().out(f"{visible(name)} is served at {url} (API: {url}/docs)", highlight=False)
+        announce(f"{visible(name)} is served at {url} (API: {url}/docs)")
 
     loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None)
     service = LLMService(AsyncLLM(loaded, config.queue), config, name)

@@ -1,6 +1,7 @@
 """GGUF model files: reading (mapped, bounds-checked, split or not), the tensor types in numpy, writing.
 
-A leaf room: it imports numpy and `stepahead.errors`, and knows no architecture, backend or tokenizer.
+A leaf room: it imports numpy, `stepahead.errors` and `stepahead.mapped_files`, and knows no architecture, backend or
+tokenizer.
 """
 
 from stepahead.gguf.header import TensorInfo

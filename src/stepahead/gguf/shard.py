@@ -17,6 +17,7 @@ from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.cursor import Cursor
 from stepahead.gguf.header import Header, read_header
+from stepahead.mapped_files import note_mapped
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
@@ -55,6 +56,7 @@ class Shard:
             raise ConfigError(f"{path}: cannot be opened: {error.strerror or error}") from None
         if mapping is None:
             raise ModelFormatError(f"{path}: byte 0: the file is empty, not a GGUF file")
+        note_mapped(mapping, path)
         header = read_header(Cursor(mapping, path), index)
         return cls(path, header, np.frombuffer(mapping, np.uint8), mapping, mtime_ns)
 

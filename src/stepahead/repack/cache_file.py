@@ -19,6 +19,7 @@ import numpy as np
 
 from stepahead.gguf import FileIdentity, TensorInfo
 from stepahead.gguf.block_quants import Bytes
+from stepahead.mapped_files import note_mapped
 
 MAGIC = b"SAREPACK"
 VERSION = 1
@@ -124,7 +125,9 @@ def _map(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < PAGE:
             raise UnusableError("it is too short")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    note_mapped(mapping, path)
+    return mapping
 
 
 def _read_index(mapping: mmap.mmap) -> tuple[Index, int]:
