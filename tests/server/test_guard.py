@@ -109,6 +109,35 @@ def test_bodies_that_are_not_taken(chat_model, headers, content, status):
     assert answer.json()["error"]["message"]
 
 
+async def in_pieces():
+    yield b"{}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status"),
+    [
+        ({}, None, 404),
+        ({}, b"", 404),
+        ({"content-type": "text/plain"}, None, 404),
+        ({"origin": "http://localhost:8080"}, None, 404),
+        ({"origin": "https://evil.example"}, None, 403),
+        ({"origin": "null"}, None, 403),
+        ({}, b"{}", 415),
+        ({}, in_pieces(), 415),
+        ({"content-length": "x"}, b"{}", 415),
+    ],
+)
+def test_what_has_no_body_needs_no_content_type(chat_model, headers, content, status):
+    answer = ask(chat_model, "POST", "/v1/responses/resp_1/cancel", headers, content)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+def test_an_endpoint_that_wants_a_body_says_so(chat_model):
+    answer = ask(chat_model, "POST", "/v1/chat/completions")
+    assert answer.status_code == 400 and "JSON" in answer.json()["error"]["message"]
+
+
 def test_a_body_in_pieces_is_bounded_too(chat_model):
     async def pieces():
         for _ in range(100):

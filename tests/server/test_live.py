@@ -157,6 +157,39 @@ def test_endless_headers(chat_model, size):
     assert health == 200
 
 
+@pytest.mark.parametrize("is_local", [True, False])
+def test_connections_of_an_address_are_limited(chat_model, monkeypatch, is_local):
+    """Of other machines: all programs of this one come from the same address."""
+    if not is_local:
+        monkeypatch.setattr("stepahead.server.transport.is_loopback", lambda host: False)
+
+    async def is_refused(reader):
+        try:
+            return (await asyncio.wait_for(reader.read(), 0.3)).startswith(b"HTTP/1.1 429 ")
+        except TimeoutError:
+            return False
+
+    async def health(reader, writer):
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return answer.startswith(b"HTTP/1.1 200 ")
+
+    async def test(one):
+        await one.client.aclose()
+        opened = [await raw(one, b"") for _ in range(5)]
+        refused = [await is_refused(reader) for reader, _ in opened]
+        answered = [await health(*pair) for pair, no in zip(opened, refused, strict=True) if not no]
+        last = await health(*await raw(one, b""))  # there is room again
+        for _, writer in opened:
+            writer.close()
+        return refused, answered, last
+
+    refused, answered, last = served(chat_model, test, max_connections_per_address=3)
+    assert refused == [False] * 3 + [not is_local] * 2
+    assert all(answered) and last
+
+
 async def one_client(one, number, rng, expected):
     """Streams, at times leaving early; what was read must be the beginning of the solo text, or all of it."""
     for turn in range(3):

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from stepahead.server.api_error import ApiError
 from stepahead.server.chat_request import ChatRequest
+from stepahead.server.sse import DONE
 from stepahead.server.step_extension import FIELD, step_extension
 from stepahead.server.turn_service import PreparedTurn, Progress, TokenLogprob, TurnEnd, TurnStep
 from stepahead.server.wire import (
     Envelope,
     compact,
+    error_frame,
     finish_reason,
     members,
     prompt_progress,
@@ -20,7 +23,7 @@ from stepahead.turns.event import CallArguments, CallStarted, ContentText, Event
 
 
 class ChatStream:
-    """Makes the frames of one stream."""
+    """Makes the frames of one stream: a TurnWriter."""
 
     def __init__(self, asked: ChatRequest, turn: PreparedTurn, reasoning_field: str) -> None:
         self._asked = asked
@@ -31,7 +34,7 @@ class ChatStream:
         self._num_tokens = 0
         self._num_cached = 0
 
-    def begin(self) -> bytes:
+    def begin(self, num_prompt_tokens: int) -> bytes:
         """The roles: the first byte goes out before the prompt is computed."""
         delta = {"role": "assistant", "content": ""}
         return b"".join(self._chunk(choice, delta) for choice in range(self._asked.turn.num_choices))
@@ -46,6 +49,12 @@ class ChatStream:
             return self._end(item)
         self._num_cached = item.num_cached_tokens
         return self._progress(item) if self._asked.has_progress else b""
+
+    def finish(self) -> bytes:
+        return DONE
+
+    def fail(self, error: ApiError) -> bytes:
+        return error_frame(error)
 
     def _step(self, step: TurnStep) -> Iterator[bytes]:
         deltas = [(event, delta) for event in step.events if (delta := self._delta(event)) is not None]
@@ -148,7 +157,7 @@ class _Message:
 
 
 class ChatAnswer:
-    """Puts one object together."""
+    """Puts one object together: a TurnAnswer."""
 
     def __init__(self, asked: ChatRequest, turn: PreparedTurn, reasoning_field: str) -> None:
         self._asked = asked

@@ -53,6 +53,7 @@ class ServerConfig:
     header_seconds: float = 10.0
     keep_alive_seconds: float = 65.0  # agents keep pools
     max_connections: int = 512
+    max_connections_per_address: int = 128  # of other machines: all programs of this one have the same address
     drain_seconds: float = 30.0
     protects_special: bool = True  # text of messages cannot become control tokens
     memory_bytes: int = 4 << 20  # for the reasoning of calls, and as much for the tokens of turns; 0: none

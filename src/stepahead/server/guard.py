@@ -214,7 +214,12 @@ class _BoundedBody:
 
 
 def _check_content_type(headers: Headers) -> None:
-    """A page of another origin may send text/plain without asking; JSON it may not."""
+    """A page of another origin may send text/plain without asking; JSON it may not.
+
+    What has no body needs no type: such a page could send that, too, but its Origin has been looked at before.
+    """
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError("unsupported_media_type", "Content-Type must be application/json")

@@ -15,12 +15,13 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stepahead.errors import ConfigError
-from stepahead.server.config import ServerConfig
+from stepahead.server.config import ServerConfig, is_loopback
 from stepahead.server.service import LLMService
 
 log = logging.getLogger(__name__)
 
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_CROWDED = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LAST_SECONDS = 5  # for what is still being sent when the engine is done
 
 
@@ -86,7 +87,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_protocol(config.header_seconds),
+                http=_protocol(config.header_seconds, config.max_connections_per_address),
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -123,14 +124,18 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _protocol(header_seconds: float) -> Any:
+def _protocol(header_seconds: float, max_per_address: int) -> Any:
     class BoundedProtocol(H11Protocol):
-        """Closes a connection that takes too long to send a request's headers."""
+        """Closes a connection that takes too long to send a request's headers, or is one too many of its address."""
 
         _header_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if self._is_one_too_many:
+                transport.write(_CROWDED)
+                transport.close()
+                return
             self._expect_headers()
 
         def data_received(self, data: bytes) -> None:
@@ -143,6 +148,14 @@ def _protocol(header_seconds: float) -> Any:
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget_headers()
             super().connection_lost(exc)
+
+        @property
+        def _is_one_too_many(self) -> bool:
+            host = self.client[0] if self.client is not None else ""
+            if not host or is_loopback(host):
+                return False
+            clients = [one.client for one in self.connections if isinstance(one, BoundedProtocol)]
+            return sum(client is not None and client[0] == host for client in clients) > max_per_address
 
         @property
         def _is_answering(self) -> bool:

@@ -3,13 +3,16 @@
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from typing import Any
+
+from fastapi import Request, Response
 
 from stepahead import __version__
 from stepahead.server.api_error import ApiError
-from stepahead.server.errors import UNEXPECTED, openai_error
-from stepahead.server.sse import frame
+from stepahead.server.endpoint import EndpointSettings
+from stepahead.server.errors import openai_error
+from stepahead.server.sse import EventStream, frame, while_connected
 from stepahead.server.statistics import llama_timings, request_metrics
 from stepahead.server.turn_service import FinishReason, Progress, TurnEnd
 
@@ -78,8 +81,21 @@ def prompt_progress(progress: Progress) -> dict[str, Any]:
     }
 
 
-def error_of(end: TurnEnd) -> ApiError:
-    return ApiError("internal", end.error or UNEXPECTED)
+def event_stream(
+    frames: AsyncGenerator[bytes, None], settings: EndpointSettings, headers: Mapping[str, str]
+) -> EventStream:
+    return EventStream(
+        frames,
+        keepalive_seconds=settings.keepalive_seconds,
+        headers=headers,
+        stall_seconds=settings.stall_seconds,
+    )
+
+
+async def one_piece(request: Request, work: Awaitable[dict[str, Any]], headers: Mapping[str, str]) -> Response:
+    """What work makes, unless the client leaves before. Raises what it raises."""
+    content = compact(await while_connected(request, work)).encode()
+    return Response(content, headers=dict(headers), media_type="application/json")
 
 
 def error_frame(error: ApiError) -> bytes:

@@ -12,6 +12,7 @@ from stepahead.server.api_error import ApiError
 from stepahead.server.errors import anthropic_error
 from stepahead.server.messages.request import Thinking
 from stepahead.server.sse import frame
+from stepahead.server.turn_frames import OneChoice
 from stepahead.server.turn_service import FinishReason, TurnEnd, TurnStep
 from stepahead.turns import event as turns
 from stepahead.turns.turn_text import coalesced
@@ -25,13 +26,14 @@ _STOP_REASONS: Mapping[FinishReason, str] = {
 }
 
 
-class MessageEvents:
+class MessageEvents(OneChoice):
     """Frames of one message, in the order of the calls: begin, push ..., end or fail; ping in between.
 
     seal packs reasoning for the client to send back: see reasoning_state.
     """
 
     def __init__(self, model: str, seal: Callable[[str], str], thinking: Thinking, identity: str | None = None) -> None:
+        super().__init__()
         self._id = f"msg_{identity or secrets.token_hex(16)}"
         self._model = model
         self._seal = seal
@@ -49,7 +51,6 @@ class MessageEvents:
         return _frame("ping")
 
     def push(self, step: TurnStep) -> bytes:
-        """Everything that a step brought; empty if nothing of it is to be seen yet."""
         return b"".join(one for event in coalesced(step.events) for one in self._told(event))
 
     def end(self, end: TurnEnd) -> tuple[bytes, dict[str, Any]]:

@@ -17,15 +17,17 @@ from stepahead.server.responses.output_items import (
 from stepahead.server.responses.response import ResponseObject, usage
 from stepahead.server.responses.tool_names import ToolNames
 from stepahead.server.sse import frame
+from stepahead.server.turn_frames import OneChoice
 from stepahead.server.turn_service import TokenLogprob, TurnEnd, TurnStep
 from stepahead.turns import event as turns
 from stepahead.turns.turn_text import coalesced
 
 
-class ResponseEvents:
+class ResponseEvents(OneChoice):
     """Frames of one response, in the order of the calls: begin, push ..., end or fail; keepalive in between."""
 
     def __init__(self, response: ResponseObject, names: ToolNames) -> None:
+        super().__init__()
         self._response = response
         self._names = names
         self._number = 0
@@ -42,7 +44,6 @@ class ResponseEvents:
         return self._frames([("keepalive", {})])
 
     def push(self, step: TurnStep) -> bytes:
-        """Everything that a step brought; empty if nothing of it is to be seen yet."""
         self._logprobs += step.logprobs
         return self._frames(event for one in coalesced(step.events) for event in self._told(one))
 
