@@ -42,6 +42,19 @@ def test_it_is_about_as_fast_as_the_best_fixed_depth_or_none(name: str) -> None:
     assert sum(later) > 0.98 * best * len(worlds)
 
 
+@pytest.mark.parametrize("length", range(280, 320, 3))
+def test_an_index_ends_with_its_sequence_even_if_nobody_looks(length: int) -> None:
+    """Of steps that gain nothing most are not looked at, and a text ends in any of them."""
+    world = World()
+    sequence = world.start(random_text(length, USELESS), AUTO)
+    while sequence.num_remaining_tokens > 1:
+        world.step([sequence])
+    assert sequence.copy_index is not None
+    while sequence.num_remaining_tokens > 0:
+        world.step([sequence])
+    assert sequence.copy_index is None
+
+
 @pytest.mark.parametrize("vocab", [5000, 6])  # nothing to copy, or copies that mislead
 def test_no_request_is_more_than_three_percent_slower(vocab: int) -> None:
     world = World()

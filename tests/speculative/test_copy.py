@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.replay import Replay
 from stepahead.engine.request import NO_DRAFT, FinishReason, Request, Sequence, SequenceKV
@@ -268,6 +269,26 @@ def test_the_text_does_not_depend_on_copies(temperature) -> None:
         accepted = sum(sequence.stats.num_accepted_tokens for sequence in sequences)
         assert 0 < accepted < drafted
         assert all(sequence.copy_index is None for sequence in sequences), "an index outlived its sequence"
+
+
+@pytest.mark.parametrize(
+    ("speculation", "depth", "is_indexed"),
+    [
+        (Speculation("copy"), 15, True),
+        (Speculation("copy", adaptive=False), 4, True),
+        (Speculation(), 15, True),
+        (Speculation(adaptive=False), 3, False),  # heads alone
+        (Speculation("mtp"), 3, False),
+        (Speculation("off"), 0, False),
+        (Speculation("copy", 0), 0, False),
+    ],
+)
+def test_only_what_may_copy_is_indexed(speculation, depth, is_indexed) -> None:
+    sequence = sequence_of(FILE, depth=depth)
+    sequence.request = dataclasses.replace(sequence.request, speculation=speculation)
+    prompt = ScheduledRows(sequence, 0, 100, NO_DRAFT, 0, 0, 0)
+    CopyProposer().observe(ScheduledBatch((prompt,)), None, [None])
+    assert (sequence.copy_index is not None) == is_indexed
 
 
 @pytest.mark.parametrize(("rates", "is_copied"), [(None, True), ((0.8,), False)])

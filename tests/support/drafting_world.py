@@ -13,7 +13,7 @@ import numpy as np
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
 from stepahead.engine.chunk_budget import ChunkBudget
 from stepahead.engine.params import SamplingParams, Speculation
-from stepahead.engine.request import Draft, Request, SequenceKV, SpeculationStats, Verdict
+from stepahead.engine.request import Draft, FinishReason, Request, SequenceKV, SpeculationStats, Verdict
 from stepahead.engine.request import Sequence as EngineSequence
 from stepahead.engine.row_shares import rows_of_step
 from stepahead.speculative.arbiter import Arbiter
@@ -222,6 +222,8 @@ class World:
         sequence.stats.count(len(rows.draft.token_ids), len(accepted), rows.draft.source)
         sequence.token_ids += verdict.token_ids
         sequence.num_computed_tokens = len(sequence.token_ids) - 1
+        if not sequence.num_remaining_tokens:
+            sequence.finish_reason = FinishReason.LENGTH
         return verdict
 
     def serve(

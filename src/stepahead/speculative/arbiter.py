@@ -374,14 +374,15 @@ class Arbiter:
 
     # --- after the step ---
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
-        """Learn from the step, unless it was slept through."""
+        """Learn from the step, unless it was slept through; what has ended lets go of its memory in any case."""
         if self._mtp is not None:
             self._mtp.observe(batch, hidden, verdicts)
+        now = self._clock()
+        self.copies.observe(batch, hidden, verdicts)
         if self._naps_left < self._naps and self.on_step is None:
             return
-        now, growth = self._clock(), self._runner.expert_growth
+        growth = self._runner.expert_growth
         self._num_prompt_rows = sum(rows.end - rows.start for rows in batch.rows if rows.is_prompt) or MAX_CATCH_UP
-        self.copies.observe(batch, hidden, verdicts)
         self._learner.learn(self._round, batch, verdicts, now, growth)
         if self.on_step is not None:
             report(self.on_step, self._num_steps, self._round, batch, verdicts, now, growth[-1] if growth else 0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stepahead.backends.base import Tensor
 from stepahead.engine.batch import ScheduledBatch
-from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
+from stepahead.engine.request import NO_DRAFT, Draft, Request, Sequence, SequenceKV, Verdict
 from stepahead.speculative.copy_index import CopyIndex
 from stepahead.speculative.copy_source import MIN_MATCH
 from stepahead.speculative.forced import allowed_ids
@@ -75,11 +75,17 @@ class CopyProposer:
                 sequence.copy_index = None
                 continue
             is_early = rows.is_prompt or sequence.copy_index is None  # None: most of the prompt was in the cache
-            if is_early and sequence.request.depth > 0 and sequence.request.speculation.mode != "mtp":
+            if is_early and _may_copy(sequence.request):
                 self.continuation(sequence, 0)
 
     def forget(self, kv: SequenceKV) -> None:
         pass
+
+
+def _may_copy(request: Request) -> bool:
+    """Whether copies are ever proposed to it: mode "auto" at a fixed depth drafts by heads alone."""
+    mode = request.speculation.mode
+    return request.depth > 0 and (mode == "copy" or (mode == "auto" and request.speculation.adaptive))
 
 
 def _up_to_end(token_ids: list[int], end_ids: frozenset[int]) -> tuple[int, ...]:
