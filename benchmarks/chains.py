@@ -15,18 +15,18 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from benchmarks.heads_by_temperature import add_options, exit_code, measure_each, say
 from benchmarks.reused_head import AS_HEAD, CATCHUP, LONGEST, ON_OUTPUT, Choose, Reuse
-from benchmarks.rounds import Counts, Shares, count, cumulative, reach, shares, standard_error, tokens_per_step
+from benchmarks.rounds import Counts, count, cumulative, figures, reach, shares, standard_error, tokens_per_step
 from stepahead import LLM, Completion, SamplingParams, Speculation
 from stepahead.cli.console import stdout
 from stepahead.cli.report import table_of
 from stepahead.engine.sampler import Sampler, SamplerState
-from stepahead.errors import ConfigError, StepaheadError
+from stepahead.errors import ConfigError
 from stepahead.models.model import Chain
 from stepahead.texts import load
 
@@ -106,7 +106,7 @@ def measure(llm: LLM, temperature: float, num_cuts: int, num_tokens: int) -> Fou
             same = engine["catchup" if way == CATCHUP else "exact", num_heads].accepted
             if found[begin.kind][way, num_heads][-1].accepted.tolist() != same.tolist():
                 raise AssertionError(f"{way}: the engine accepted other draft tokens than these figures say")
-        _say(f"temperature {temperature:g}: {seed + 1} texts")
+        say(f"temperature {temperature:g}: {seed + 1} texts")
     return found
 
 
@@ -135,7 +135,7 @@ def report_chains(found: dict[float, Found], num_heads: int) -> None:
             row, errors = [f"{temperature:g} {kind}"], []
             for chain in ALL_CHAINS:
                 steps = [1.0 + shares(counts[chain, depth]).sum() for depth in depths]
-                row += [_figures(shares(counts[chain, num_heads])), " ".join(f"{step:.2f}" for step in steps)]
+                row += [figures(shares(counts[chain, num_heads])), " ".join(f"{step:.2f}" for step in steps)]
                 errors += [standard_error(shares, counts[chain, depth]).max() for depth in depths]
             table.add_row(*row, f"{max(errors):.3f}")
     stdout().print(table)
@@ -163,65 +163,41 @@ def report_reuse(found: dict[float, Found], num_heads: int, cost: float) -> None
                 gain = max(0.0, further[-1] - further[-2] * price) / steps[0]
                 table.add_row(
                     f"{temperature:g} {kind}, {way}",
-                    _figures(shares(counts[way, LONGEST])),
+                    figures(shares(counts[way, LONGEST])),
                     " ".join(f"{step:.2f}" for step in steps),
                     " ".join(f"{speed:.2f}" for speed in speeds),
-                    _figures(further[-1:]),
-                    _figures(np.array([price])),
+                    figures(further[-1:]),
+                    figures(np.array([price])),
                     f"{100 * gain:.1f} %",
                     f"{standard_error(cumulative, counts[way, LONGEST]).max():.3f}",
                 )
     stdout().print(table)
 
 
-def _figures(values: Shares) -> str:
-    return " ".join(f"{value:.3f}".removeprefix("0") for value in values)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chains", description=__doc__)
-    parser.add_argument("--model", default="demo", help="a GGUF file with a chain of heads; default: the demo model")
-    parser.add_argument("--threads", type=int, help="default: the cores")
-    parser.add_argument("--cuts", type=int, default=12, help="beginnings of each of the 12 texts; default: 12")
-    parser.add_argument("--tokens", type=int, default=128, help="of each text; default: 128")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES))
+    add_options(parser, 12, "12 texts", 128, TEMPERATURES)
     parser.add_argument("--pass-cost", type=float, default=0.16, help="of a head, in plain steps; default: the demo's")
     parser.add_argument("--row-cost", type=float, default=0.12, help="of a draft token's row in the trunk, likewise")
     options = parser.parse_args(arguments)
-    try:
-        if options.cuts < 1 or options.tokens < 8:
-            raise ConfigError("give at least 1 of --cuts, and at least 8 of --tokens")
-        with (LLM.demo if options.model == "demo" else lambda **load: LLM(Path(options.model), **load))(
-            threads=options.threads, max_num_seqs=1, draft_vocab="full"
-        ) as llm:
-            if llm.model.draft is None or llm.model.draft.is_recurrent:
-                raise ConfigError(f"{options.model}: has no chain of heads")
-            found = {
-                temperature: measure(llm, temperature, options.cuts, options.tokens)
-                for temperature in options.temperatures
-            }
-            name, num_heads = llm.info.name, llm.model.draft.num_heads
-    except StepaheadError as error:
-        sys.stderr.write(f"chains: {error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        return 130
+    return exit_code("chains", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.cuts < 1 or options.tokens < 8:
+        raise ConfigError("give at least 1 of --cuts, and at least 8 of --tokens")
+    measured = measure_each(options, measure)
+    found, num_heads = measured.found, measured.num_heads
     num_texts = len(found[options.temperatures[0]][ALL]["exact", 1])
-    sys.stdout.write(f"{name}, {num_texts} texts of {options.tokens} tokens a temperature; accepted of all drafts\n")
+    sys.stdout.write(
+        f"{measured.name}, {num_texts} texts of {options.tokens} tokens a temperature; accepted of all drafts\n"
+    )
     report_chains(found, num_heads)
     sys.stdout.write(
         f"the last head beyond depth {num_heads}: accepted of those judged; a pass costs {options.pass_cost:g}, "
         f"a row {options.row_cost:g} plain steps; speed in tokens a plain step\n"
     )
     report_reuse(found, num_heads, options.pass_cost + options.row_cost)
-    return 0
-
-
-def _say(text: str) -> None:
-    """Progress, over itself on a terminal; nothing elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def tokens_per_step(texts: Seq[Counts]) -> Shares:
     return steps
 
 
+def figures(values: Shares) -> str:
+    """For a table."""
+    return " ".join(f"{value:.3f}".removeprefix("0") for value in values)
+
+
 def standard_error(figure: Callable[[Seq[Counts]], Shares], texts: Seq[Counts]) -> Shares:
     """Of a figure over texts, by the jackknife: texts are independent, the tokens of one are not."""
     number = len(texts)

@@ -11,17 +11,17 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.every_row import MAX_TOKENS, EveryRow, Rows
-from benchmarks.rounds import Counts, Shares, count, cumulative, reach, shares, standard_error, tokens_per_step
+from benchmarks.heads_by_temperature import add_options, exit_code, measure_each, say
+from benchmarks.rounds import Counts, Shares, count, cumulative, figures, reach, shares, standard_error, tokens_per_step
 from stepahead import LLM, SamplingParams, Speculation
 from stepahead.cli.console import stdout
 from stepahead.cli.report import table_of
 from stepahead.engine.sampler import Sampler, SamplerState
-from stepahead.errors import ConfigError, StepaheadError
+from stepahead.errors import ConfigError
 from stepahead.texts import KINDS, load
 
 TEMPERATURES = (0.0, 0.6, 1.0)
@@ -91,7 +91,7 @@ def measure(llm: LLM, temperature: float, num_cuts: int, num_tokens: int) -> lis
         if counts[SHARED].accepted.tolist() != completion.speculation.num_accepted_tokens_per_pos:
             raise AssertionError("the engine accepted other draft tokens than these figures say")
         found.append(counts)
-        _say(f"temperature {temperature:g}: {len(found)} texts")
+        say(f"temperature {temperature:g}: {len(found)} texts")
     return found
 
 
@@ -102,57 +102,32 @@ def report(found: dict[float, list[dict[str, Counts]]]) -> None:
             counts = [text[name] for text in texts]
             error = max(standard_error(figure, counts).max() for figure in (shares, cumulative))
             step_error = standard_error(tokens_per_step, counts)[0]
-            row = [f"{temperature:g} {name}", _figures(shares(counts))]
+            row = [f"{temperature:g} {name}", figures(shares(counts))]
             if name == CEILING:  # of other rounds than its own: no chain
                 row += ["", "", f"{standard_error(shares, counts).max():.4f}"]
             else:
                 steps = f"{tokens_per_step(counts)[0]:.2f}"
-                row += [_figures(cumulative(counts)), steps, f"{error:.4f}, a step {step_error:.3f}"]
+                row += [figures(cumulative(counts)), steps, f"{error:.4f}, a step {step_error:.3f}"]
             table.add_row(*row)
     stdout().print(table)
 
 
-def _figures(values: Shares) -> str:
-    return " ".join(f"{value:.3f}".removeprefix("0") for value in values)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.temperature", description=__doc__)
-    parser.add_argument("--model", default="demo", help="a GGUF file with heads; default: the demo model")
-    parser.add_argument("--threads", type=int, help="default: the cores")
-    parser.add_argument("--cuts", type=int, default=36, help="beginnings of each of the 18 texts; default: 36")
-    parser.add_argument("--tokens", type=int, default=192, help="that the model writes behind each; default: 192")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES))
+    add_options(parser, 36, "18 texts", 192, TEMPERATURES)
     options = parser.parse_args(arguments)
-    try:
-        if options.cuts < 1 or not 8 <= options.tokens <= MAX_TOKENS - PROMPT_TOKENS:
-            raise ConfigError(f"give at least 1 of --cuts, and --tokens from 8 to {MAX_TOKENS - PROMPT_TOKENS}")
-        with (LLM.demo if options.model == "demo" else lambda **load: LLM(Path(options.model), **load))(
-            threads=options.threads, max_num_seqs=1, draft_vocab="full"
-        ) as llm:
-            if llm.model.draft is None or llm.model.draft.is_recurrent:
-                raise ConfigError(f"{options.model}: has no chain of heads")
-            found = {
-                temperature: measure(llm, temperature, options.cuts, options.tokens)
-                for temperature in options.temperatures
-            }
-            num_texts = len(next(iter(found.values())))
-            name = llm.info.name
-    except StepaheadError as error:
-        sys.stderr.write(f"temperature: {error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        return 130
-    sys.stdout.write(f"{name}, {num_texts} texts of {options.tokens} tokens a temperature, top_p {TOP_P} above 0\n")
-    report(found)
-    return 0
+    return exit_code("temperature", lambda: _run(options))
 
 
-def _say(text: str) -> None:
-    """Progress, over itself on a terminal; nothing elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
+def _run(options: argparse.Namespace) -> None:
+    if options.cuts < 1 or not 8 <= options.tokens <= MAX_TOKENS - PROMPT_TOKENS:
+        raise ConfigError(f"give at least 1 of --cuts, and --tokens from 8 to {MAX_TOKENS - PROMPT_TOKENS}")
+    measured = measure_each(options, measure)
+    num_texts = len(next(iter(measured.found.values())))
+    sys.stdout.write(
+        f"{measured.name}, {num_texts} texts of {options.tokens} tokens a temperature, top_p {TOP_P} above 0\n"
+    )
+    report(measured.found)
 
 
 if __name__ == "__main__":
