@@ -139,11 +139,6 @@ class MetadataReader:
         value = self._get(key, "a bool", default)
         return value if value is default or isinstance(value, bool) else self._refuse(key, "a bool", value)
 
-    def get_strings(self, key: str, default: Default = _REQUIRED) -> list[str] | Default:
-        """An array of strings."""
-        value = self._get(key, "an array of strings", default)
-        return value if value is default or isinstance(value, list) else self._refuse(key, "an array of strings", value)
-
     def get_array(self, key: str, default: Default = _REQUIRED, *, kind: type | None = None) -> Any | Default:
         """An array: list[str], or a read-only 1-D numpy array in the file's dtype.
 

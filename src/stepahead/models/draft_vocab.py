@@ -39,7 +39,7 @@ _FREQUENT, _UNKNOWN = -2, -1
 class ShortOutput:
     """An output matrix cut to the frequent ids, and all of its rows as the file has them, one after the other."""
 
-    frequent: QuantMatrix  # (num_frequent, hidden)
+    frequent: QuantMatrix  # (frequent ids, hidden)
     rows: npt.NDArray[np.uint8]  # (vocab, row_bytes)
     type: QuantType  # of rows
 
@@ -77,10 +77,6 @@ class DraftVocab:
     def ids(self) -> Ints:
         """The id of each column of `logits`: the frequent ones ascending, then those seen lately."""
         return self._ids
-
-    @property
-    def num_frequent(self) -> int:
-        return len(self._frequent)
 
     def note(self, token_ids: Sequence[int]) -> None:
         """Tokens that stand in some sequence: a draft may be one of them. No more than MAX_ADMITTED enter at once,
