@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from golden.shapes import GOLDEN_SHAPES
 from stepahead.gguf import QuantType
@@ -15,6 +16,8 @@ SHAPES = {
     "f32": Shape(),
     **{t.name.lower(): quantised(Shape(num_trunk=3), t) for t in QuantType if t.name in ("Q8_0", "Q4_K", "Q6_K")},
 }
+settings.register_profile("patient", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("patient")
 ModelPath = Callable[..., Path]
 
 
