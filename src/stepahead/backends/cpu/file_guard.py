@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from stepahead import _native
+from stepahead._native import guard_file as guard_memory
+from stepahead._native import unguard_file
 
 
 def guard_file(mapping: mmap.mmap, line: str) -> Callable[[], None]:
@@ -14,5 +15,4 @@ def guard_file(mapping: mmap.mmap, line: str) -> Callable[[], None]:
 
     Takes SIGBUS over, for these files alone. Without effect where the system has no such signal.
     """
-    slot = _native.guard_file(np.frombuffer(mapping, np.uint8), line.encode())
-    return partial(_native.unguard_file, slot)
+    return partial(unguard_file, guard_memory(np.frombuffer(mapping, np.uint8), line.encode()))
