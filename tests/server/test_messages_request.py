@@ -73,7 +73,7 @@ def test_a_request_of_claude_code_becomes_the_conversation_that_the_model_had():
         {"role": "user", "content": "<system-reminder>The file changed.</system-reminder>"},
         {"role": "system", "content": "Plan mode is over."},
     ]
-    assert [tool.name for tool in request.tools] == ["Read", "Bash", "mcp__tracker__search"]
+    assert [tool.name for tool in request.tools] == ["Read", "Bash"]
     assert request.params.max_tokens == 32000
     assert request.template_args == {"reasoning_effort": "high"}
 
@@ -82,8 +82,8 @@ def test_what_is_left_out_is_named_in_a_header():
     done = post(application(router, ScriptedService([end()])), PATH, {**CLAUDE_CODE, "novelty": 1, "stream": False})
     assert done.headers["x-stepahead-ignored"].split(", ") == [
         "novelty",
-        "messages[2].content[0].content[1].image",
         "tools[3].web_search_20250305",
+        "messages[2].content[0].content[1].image",
     ]
 
 
@@ -223,3 +223,55 @@ def test_hints_pass_whatever_they_hold(name):
     done = post(application(router, ScriptedService([end()])), PATH, {**HI, name: {"a": [1]}})
     assert done.status_code == 200
     assert "x-stepahead-ignored" not in done.headers
+
+
+DEFERRED = {"name": "Monitor", "description": "Watches.", "input_schema": {"type": "object"}, "defer_loading": True}
+SEARCH = {"name": "ToolSearch", "input_schema": {"type": "object", "properties": {"query": {"type": "string"}}}}
+
+
+def found(*names: str) -> list[dict]:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "ToolSearch", "input": {"query": "monitor"}}
+    references = [{"type": "tool_reference", "tool_name": name} for name in names]
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": references}
+    return [*HI["messages"], {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+
+
+def test_a_deferred_tool_is_described_where_it_is_referred_to_and_the_head_stays():
+    before = asked({"tools": [SEARCH, DEFERRED]})
+    assert ([tool.name for tool in before.tools], before.late_tools) == (["ToolSearch"], ())
+    after = asked({"tools": [SEARCH, DEFERRED], "messages": found("Monitor", "Monitor", "Nothing")})
+    assert after.tools == before.tools
+    assert [tool.name for tool in after.callable_tools] == ["ToolSearch", "Monitor"]
+    text = after.messages[-1]["content"]
+    assert text.count("Watches.") == 1
+    assert '"name": "Monitor"' in text
+    assert text.endswith("Monitor\nNothing")
+
+
+def test_a_deferred_tool_can_be_asked_for_once_it_is_known():
+    body = {"tools": [SEARCH, DEFERRED], "tool_choice": {"type": "tool", "name": "Monitor"}}
+    assert "does not offer" in refusal(body)["message"]
+    assert asked({**body, "messages": found("Monitor")}).tool_choice.names == ("Monitor",)
+
+
+def test_where_nobody_can_search_deferred_tools_are_offered_at_once():
+    hosted = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
+    assert [tool.name for tool in asked({"tools": [hosted, DEFERRED]}).tools] == ["Monitor"]
+
+
+def test_tools_come_and_go_in_the_middle_of_a_conversation():
+    new = {"name": "Fetch", "description": "Fetches.", "input_schema": {"type": "object", "properties": {}}}
+    changes = [
+        {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "Monitor"}},
+        {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": new}},
+    ]
+    gone = {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "Monitor"}}
+    messages = [*HI["messages"], {"role": "system", "content": changes}]
+    request = asked({"tools": [TOOL, DEFERRED], "messages": messages})
+    assert [tool.name for tool in request.tools] == ["Read"]
+    assert [tool.name for tool in request.late_tools] == ["Monitor", "Fetch"]
+    assert all(text in request.messages[-1]["content"] for text in ("Watches.", "Fetches."))
+    later = [*messages, {"role": "user", "content": "more"}, {"role": "system", "content": [gone]}]
+    request = asked({"tools": [TOOL, DEFERRED], "messages": later})
+    assert [tool.name for tool in request.late_tools] == ["Fetch"]
+    assert request.messages[-1] == {"role": "system", "content": "The tool Monitor can no longer be called."}

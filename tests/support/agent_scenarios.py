@@ -62,7 +62,7 @@ class Scenarios:
 
     def _find(self, request: TurnRequest, num_results: int, argument: str) -> Said:
         """Looks for a tool that is offered later, and calls it."""
-        offered = next((tool for tool in request.tools if tool.name == argument), None)
+        offered = next((tool for tool in request.callable_tools if tool.name == argument), None)
         if num_results == 0:
             return Said(
                 turn("I need another tool.", "", call("ToolSearch", query=f"select:{argument}", max_results="1"))

@@ -16,7 +16,7 @@ from stepahead.gguf import write_gguf
 from stepahead.server.api_error import ApiError
 from stepahead.server.choice import Choice
 from stepahead.server.config import ServerConfig
-from stepahead.server.request_context import KEY
+from stepahead.server.request_context import OWNER
 from stepahead.server.service import LLMService
 from stepahead.server.turn_service import FinishReason, PreparedTurn, Progress, TurnEnd, TurnStep
 from stepahead.turns.turn_request import TurnRequest
@@ -92,7 +92,7 @@ class ScriptedLLMService(LLMService):
                 await asyncio.sleep(said.pause)
             if said.error is not None:
                 raise said.error
-            choice.remember(self._memory, KEY.get())
+            choice.remember(self._memory, OWNER.get())
             yield _end(choice, said, num_prompt, num_tokens)
 
     def _steps(self, choice: Choice, text: str) -> "list[TurnStep]":

@@ -182,13 +182,13 @@ class LLMService:
         rendered = self._rendered(request, owner)
         self._check_length(len(rendered.ids))
         is_reasoning = self.turn_format.starts_in_reasoning(rendered.ending)
-        parses_calls = bool(request.tools) and request.tool_choice.mode != "none"
+        parses_calls = bool(request.callable_tools) and request.tool_choice.mode != "none"
 
         def make_text() -> TurnText:
             return TurnText(
                 self.llm.llm.tokenizer,
                 self.turn_format,
-                request.tools,
+                request.callable_tools,
                 request.params.stops,
                 starts_in_reasoning=is_reasoning,
                 parses_calls=parses_calls,
@@ -245,12 +245,12 @@ class LLMService:
         return prepared
 
     def _grammar(self, request: TurnRequest, is_reasoning: bool) -> "GrammarState | None":
-        choice = request.tool_choice
-        is_called = bool(request.tools) and choice.mode != "none"
-        needs_calls = choice.mode in ("required", "named") or any(tool.is_strict for tool in request.tools)
+        choice, tools = request.tool_choice, request.callable_tools
+        is_called = bool(tools) and choice.mode != "none"
+        needs_calls = choice.mode in ("required", "named") or any(tool.is_strict for tool in tools)
         if request.output_format is None and not (is_called and needs_calls):
             return None
-        return self.grammars.for_tools(request.tools, choice, self.turn_format, is_reasoning, request.output_format)
+        return self.grammars.for_tools(tools, choice, self.turn_format, is_reasoning, request.output_format)
 
     # --- checks ---
     def _loaded(self) -> LLM:

@@ -21,6 +21,7 @@ class TurnRequest:
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Tool, ...] = ()
+    late_tools: tuple[Tool, ...] = ()  # may be called too; the messages describe them, the head of the prompt does not
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     output_format: OutputFormat | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
@@ -30,3 +31,7 @@ class TurnRequest:
     tells_steps: bool = False  # each step is told by itself; else short ones may be told together
     cache_salt: str = ""  # the client's own, see server/cache_salt.py
     buffers_calls: bool = False  # nobody sees the answer grow, so that half a call can still become text
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        return (*self.tools, *self.late_tools)

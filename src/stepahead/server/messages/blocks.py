@@ -7,6 +7,7 @@ from typing import Any
 from stepahead.server.agent_fields import inner, objects, required, unsupported
 from stepahead.server.conversation import Conversation
 from stepahead.server.fields import Fields
+from stepahead.server.messages.tools import OfferedTools
 
 _BILLING = "x-anthropic-billing-header:"
 _ROLES = ("user", "assistant", "system")
@@ -15,9 +16,10 @@ _ROLES = ("user", "assistant", "system")
 class Blocks:
     """unseal: of reasoning that this server gave out, see reasoning_state."""
 
-    def __init__(self, unseal: Callable[[object], str | None], ignored: list[str]) -> None:
+    def __init__(self, unseal: Callable[[object], str | None], tools: OfferedTools, ignored: list[str]) -> None:
         self.conversation = Conversation()
         self._unseal = unseal
+        self._tools = tools
         self._ignored = ignored
 
     def read_system(self, request: Fields, strips_billing_header: bool) -> None:
@@ -46,7 +48,7 @@ class Blocks:
                 for block in blocks:
                     self._assistant(block)
             else:
-                self.conversation.system("\n\n".join(self._text(block) for block in blocks))
+                self.conversation.system("\n\n".join(self._announced(block) for block in blocks))
 
     def _user(self, blocks: list[Fields]) -> None:
         """Results come first: they answer the calls of the turn before."""
@@ -58,6 +60,10 @@ class Blocks:
                 texts.append(self._text(block))
         if texts or not blocks:
             self.conversation.user("\n\n".join(texts))
+
+    def _announced(self, block: Fields) -> str:
+        is_change = block.values.get("type") in ("tool_addition", "tool_removal")
+        return self._tools.changed(block) if is_change else self._text(block)
 
     def _assistant(self, block: Fields) -> None:
         kind = required(block, "type")
@@ -103,7 +109,7 @@ class Blocks:
         if kind == "text":
             return required(part, "text")
         if kind == "tool_reference":
-            return part.string("tool_name") or ""
+            return self._tools.told(part.string("tool_name") or "")
         self._ignored.append(part.path(kind))
         return f"[{kind} left out: this model reads text alone]"
 

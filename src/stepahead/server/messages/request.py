@@ -9,18 +9,16 @@ from typing import Any, Literal
 
 from stepahead.server.agent_fields import (
     MORE_SAMPLING,
-    NO_PARAMETERS,
     effort_args,
     inner,
-    objects,
     required,
-    tool_name,
     unsupported,
 )
 from stepahead.server.cache_salt import read_salt
 from stepahead.server.endpoint import EndpointSettings
 from stepahead.server.fields import Fields, FieldTable
 from stepahead.server.messages.blocks import Blocks
+from stepahead.server.messages.tools import OfferedTools
 from stepahead.server.sampling_fields import MAX_STOP_CHARS, MAX_STOPS, read_params, read_speculation
 from stepahead.turns.output_format import JsonSchema, OutputFormat
 from stepahead.turns.tool import Tool, ToolChoice
@@ -40,7 +38,8 @@ FIELDS = FieldTable(
         "thinking": "a model that always thinks does so; absent or disabled: its thinking is not shown. "
         "display omitted: signatures alone; budget_tokens has no effect",
         "tool_choice": "auto, any, tool, none; disable_parallel_tool_use",
-        "tools": "with an input_schema; Anthropic's own are left out, and named in the header x-stepahead-ignored",
+        "tools": "with an input_schema; defer_loading: not shown until the conversation refers to it; Anthropic's own "
+        "are left out, and named in the header x-stepahead-ignored",
         **MORE_SAMPLING,
     },
     hints=dict.fromkeys(
@@ -74,16 +73,17 @@ def read_request(
     max_tokens = request.integer("max_tokens", 1)
     if max_tokens is None and not is_only_counted:
         raise request.wrong("max_tokens", "is required")
-    blocks = Blocks(unseal, ignored)
+    tools = OfferedTools(request, ignored)
+    blocks = Blocks(unseal, tools, ignored)
     blocks.read_system(request, settings.strips_billing_header)
     blocks.read_messages(request)
-    tools = _tools(request, ignored)
     params = read_params(request, max_tokens, settings.default_temperature, None)
     is_streamed = request.boolean("stream")
     turn = TurnRequest(
         messages=blocks.conversation.messages(),
-        tools=tools,
-        tool_choice=_choice(request, tools),
+        tools=tools.first,
+        late_tools=tools.late,
+        tool_choice=_choice(request, (*tools.first, *tools.late)),
         output_format=_format(request),
         params=replace(params, stop=request.strings("stop_sequences", MAX_STOPS, MAX_STOP_CHARS)),
         speculation=read_speculation(request),
@@ -92,21 +92,6 @@ def read_request(
         buffers_calls=not is_streamed,
     )
     return MessagesRequest(turn, is_streamed, _thinking(request), tuple(ignored))
-
-
-def _tools(request: Fields, ignored: list[str]) -> tuple[Tool, ...]:
-    tools: dict[str, Tool] = {}
-    for tool in objects(request, "tools"):
-        kind = tool.string("type") or "custom"
-        if kind != "custom":
-            ignored.append(tool.path(kind))
-            continue
-        name = tool_name(tool)
-        if name in tools:
-            raise tool.wrong("name", "is the name of two tools")
-        schema = dict(inner(tool, "input_schema").values) or NO_PARAMETERS
-        tools[name] = Tool(name, tool.string("description") or "", schema, tool.boolean("strict"))
-    return tuple(tools.values())
 
 
 def _choice(request: Fields, tools: tuple[Tool, ...]) -> ToolChoice:
