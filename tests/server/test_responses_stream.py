@@ -16,6 +16,7 @@ from stepahead.server.responses.response import ResponseObject
 from stepahead.server.responses.tool_names import ToolNames, WireName
 from stepahead.server.turn_service import Progress, TokenLogprob, TurnStep
 from stepahead.turns.event import ContentText
+from stepahead.turns.tool import Tool
 from support.response_rules import BrokenRule, check
 from support.turn_script import (
     FULL_TURN,
@@ -273,8 +274,8 @@ def turns(draw) -> tuple[list, object]:
 
 def made(events: list, size: int, reason: str, keepalives=True) -> list[dict]:
     names = ToolNames()
-    names.add(WireName("read"), "", {}, False)
-    names.add(WireName("apply_patch", None, "custom"), "", {}, False)
+    names.add(WireName("read"), Tool(""))
+    names.add(WireName("apply_patch", None, "custom"), Tool(""))
     writer = ResponseEvents(ResponseObject("m", {}, lambda text: f"<{text}>", "1", 0), names)
     data = writer.begin(3)
     for number, step in enumerate(steps(events, size)):

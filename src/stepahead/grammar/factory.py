@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stepahead.grammar.compiler import Compiler
+from stepahead.grammar.compiler import MAX_CACHED, Compiler
 from stepahead.grammar.grammar_error import GrammarError
 from stepahead.grammar.grammar_text import (
     MAX_BYTES,
@@ -19,6 +19,7 @@ from stepahead.grammar.grammar_text import (
 )
 from stepahead.grammar.json_schema import STRUCTURE, definitions, enforceable, subschemas
 from stepahead.grammar.lark import SIDE_GRAMMAR, json_value
+from stepahead.grammar.own_text import own_text
 from stepahead.grammar.state import GrammarState
 from stepahead.grammar.tool_calls import ANY_TEXT, CallRules, json_call, xml_call
 from stepahead.grammar.turn_rules import Delimiter, Expression, calling_turn, reasoning_before
@@ -96,6 +97,7 @@ class GrammarFactory:
         """vocab_size: of the model's logits."""
         self._tokenizer = tokenizer
         self._compiler = Compiler(tokenizer, vocab_size, seconds)
+        self._own_texts: dict[str, str | None] = {}
 
     @classmethod
     def of(cls, llm: LoadedModel) -> "GrammarFactory":
@@ -152,13 +154,13 @@ class GrammarFactory:
             self._alone(answer)  # an error is its own, or the tools'
         marks = self._mark(turn_format.call_open), self._mark(turn_format.call_close)
         calls = _rules_of(_chosen(tools, choice), turn_format.calls.value)
+        sides = [side for call in calls for side in self._own_grammar(call)]
 
         def compiled() -> GrammarState:
             warnings = [warning for call in calls for warning in call.warnings]
             left_out = tuple(warnings) + (answer.left_out if answer is not None else ())
-            return self._compiler.compile(
-                _beside(calling_turn(calls, choice, marks, reasoning, answer), answer), left_out
-            )
+            lark = calling_turn(calls, choice, marks, reasoning, answer)
+            return self._compiler.compile(_beside(lark, answer, sides), left_out)
 
         try:
             return compiled()
@@ -193,6 +195,47 @@ class GrammarFactory:
             lark = self._compiler.in_time(lambda: lark_of_gbnf(asked.text))
         check_lark(lark)
         return {"lark_grammar": lark}
+
+    def _own_grammar(self, call: CallRules) -> list[dict[str, Any]]:
+        """The grammar that a tool brings along, as its calls refer to it. Raises GrammarError, with the place."""
+        grammar = call.tool.grammar
+        if grammar is None:
+            return []
+        try:
+            side = self._side_grammar(grammar)
+            self._compiler.compile(json.dumps({"grammars": [side]}))
+        except GrammarError as error:
+            place = f"{call.place}.format.definition"
+            raise GrammarError(f"{place}: {error}", (place,)) from None
+        if not call.custom_rule:
+            return []
+        lark = self._kept_apart(side["lark_grammar"])
+        if lark is None:
+            call.give_up_grammar("its texts cannot be kept apart from the tag that ends values")
+            return []
+        return [{"lark_grammar": lark, "name": call.side_grammar}]
+
+    def _kept_apart(self, lark: str) -> str | None:
+        """The grammar, cut down to texts that a call can hold; None if it cannot be."""
+        if lark not in self._own_texts:
+            if len(self._own_texts) >= MAX_CACHED:
+                self._own_texts.clear()
+            own = own_text(lark)
+            is_apart = (
+                own is not None
+                and self._has_texts(own.lark)
+                and self._has_texts(own.any_terminal)
+                and not self._has_texts(own.long_terminal)
+            )
+            self._own_texts[lark] = own.lark if own is not None and is_apart else None
+        return self._own_texts[lark]
+
+    def _has_texts(self, lark: str) -> bool:
+        try:
+            self._compiler.compile(lark)
+        except GrammarError:
+            return False
+        return True
 
     def _drop_unusable(self, call: CallRules) -> list[str]:
         """Give up the schemas and patterns of a call that fail alone; returns their rules."""
@@ -244,11 +287,11 @@ class GrammarFactory:
         return place, why
 
 
-def _beside(lark: str, answer: "_Answer | None") -> str:
-    """A Lark grammar, and the one that it refers to as @content."""
-    if answer is None or answer.side is None:
-        return lark
-    return json.dumps({"grammars": [{"lark_grammar": lark}, {**answer.side, "name": SIDE_GRAMMAR}]})
+def _beside(lark: str, answer: "_Answer | None", sides: Sequence[dict[str, Any]] = ()) -> str:
+    """A Lark grammar, and those that it refers to: by their names, or as @content."""
+    if answer is not None and answer.side is not None:
+        sides = (*sides, {**answer.side, "name": SIDE_GRAMMAR})
+    return json.dumps({"grammars": [{"lark_grammar": lark}, *sides]}) if sides else lark
 
 
 def _chosen(tools: Sequence[Tool], choice: ToolChoice) -> list[Tool]:

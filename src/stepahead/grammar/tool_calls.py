@@ -6,15 +6,18 @@ of its parameters' rules, by the types that the reader of calls goes by (turns/a
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from llguidance import regex_to_lark
 
 from stepahead.grammar.grammar_error import GrammarError
 from stepahead.grammar.json_schema import STRUCTURE, at_name, check_size, enforceable, resolved
 from stepahead.grammar.lark import json_value, literal
 from stepahead.grammar.raw_text import choice_of, choices, text_pattern
 from stepahead.turns.argument_types import STRING, argument_types
+from stepahead.turns.output_format import GrammarText
 from stepahead.turns.tool import Tool
 
 VALUE_END = "\n</parameter>\n"
@@ -39,6 +42,18 @@ class CallRules:
     schemas: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # JSON rules: (place, schema)
     patterns: dict[str, tuple[str, str]] = field(default_factory=dict)  # terminals of raw text: (place, pattern)
     warnings: list[str] = field(default_factory=list)
+    custom_rule: str = ""  # the value that follows the tool's own grammar, side_grammar
+    is_custom_free: bool = False  # it cannot be made to
+
+    @property
+    def place(self) -> str:
+        """Of the tool, in the request."""
+        return self.tool.place or f"tools[{self.number}]"
+
+    @property
+    def side_grammar(self) -> str:
+        """The name by which the tool's own grammar is referred to."""
+        return f"input_{self.number}"
 
     @property
     def name(self) -> str:
@@ -51,24 +66,48 @@ class CallRules:
             f"{rule}: {json_value(schema, not self.tool.is_strict)}" for rule, (_, schema) in self.schemas.items()
         )
         texts = (f"{terminal}: {pattern}" for terminal, (_, pattern) in self.patterns.items())
-        return "\n".join([*self.lines, *values, *texts, ""])
+        return "\n".join([*self.lines, *values, *texts, *self._custom(), ""])
+
+    def _custom(self) -> Iterator[str]:
+        if self.custom_rule and self.is_custom_free:
+            yield f"{self.custom_rule}[suffix={literal(VALUE_END)}]: {ANY_TEXT}"
+        elif self.custom_rule:
+            yield f"{self.custom_rule}: @{self.side_grammar} {literal(VALUE_END)}"
 
     def give_up(self, path: str, why: str) -> None:
         """Refuse a tool that must be followed to the letter; else remember what is not enforced."""
         if self.tool.is_strict:
-            place = f"tools[{self.number}].parameters"
+            place = f"{self.place}.parameters"
             raise GrammarError(f"{place}: {why}", (f"{place}.{path}" if path else place,))
-        self.warnings.append(f"tools[{self.number}].parameters: not enforced: {why}")
+        self.warnings.append(f"{self.place}.parameters: not enforced: {why}")
+
+    def give_up_grammar(self, why: str) -> None:
+        """Take any text for what should follow the tool's own grammar."""
+        self.is_custom_free = True
+        self.warnings.append(f"{self.place}.format: not enforced: {why}")
 
 
 def json_call(tool: Tool, number: int) -> CallRules:
     """{"name": ..., "arguments": {...}}, on a line of its own."""
     call = CallRules(_named(tool, number), number)
     rule = f"arguments_{number}"
-    call.schemas[rule] = ("", {**OBJECT, **_enforced(call, tool.parameters, "")})
+    call.schemas[rule] = ("", {**OBJECT, **_enforced(call, _with_pattern(call), "")})
     before = literal(f'\n{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
     call.lines.append(f"{call.name}: {before} {rule} {literal('}' + chr(10))}")
     return call
+
+
+def _with_pattern(call: CallRules) -> Mapping[str, Any]:
+    """The schema of the arguments; a regular expression for its only one is a pattern there."""
+    grammar, schema = call.tool.grammar, call.tool.parameters
+    if grammar is None:
+        return schema
+    if grammar.syntax != "regex":
+        call.give_up_grammar("a grammar cannot be followed within a JSON string")
+        return schema
+    return {**schema, "properties": {
+        name: {**value, "pattern": f"^(?:{grammar.text})$"} for name, value in schema["properties"].items()
+    }}  # fmt: skip
 
 
 def xml_call(tool: Tool, number: int) -> CallRules:
@@ -110,7 +149,7 @@ def _enforced(call: CallRules, schema: Any, path: str) -> dict[str, Any]:
     except GrammarError as error:
         call.give_up(".".join(part for part in (path, *error.places[:1]) if part), str(error))
         return {}
-    call.warnings += [f"tools[{call.number}].parameters: not enforced: {one}" for one in left_out]
+    call.warnings += [f"{call.place}.parameters: not enforced: {one}" for one in left_out]
     return result
 
 
@@ -127,6 +166,8 @@ def _parameters(call: CallRules) -> dict[str, Any]:
 
 def _value(call: CallRules, rule: str, path: str, schema: Any, types: frozenset[str], root: Mapping[str, Any]) -> str:
     """An expression for one value and the tag after it."""
+    if call.tool.grammar is not None:
+        return _custom_value(call, rule, call.tool.grammar)
     shared = {key: root[key] for key in STRUCTURE if key in root}
     if "string" not in types:
         call.schemas[f"{rule}_json"] = (
@@ -151,3 +192,12 @@ def _value(call: CallRules, rule: str, path: str, schema: Any, types: frozenset[
     call.schemas[f"{rule}_json"] = (path, container)
     call.patterns[rule.upper()] = (path, f"/([^\\s\\[{{](?s:.*))?/ & {pattern}")
     return f"({rule}_text | {rule}_json {literal(VALUE_END)})"
+
+
+def _custom_value(call: CallRules, rule: str, grammar: GrammarText) -> str:
+    if grammar.syntax == "regex":
+        call.lines.append(f"{rule}_text[suffix={literal(VALUE_END)}]: {rule.upper()}")
+        call.patterns[rule.upper()] = ("format.definition", f"/(?:{regex_to_lark(grammar.text, '')})/")
+        return f"{rule}_text"
+    call.custom_rule = f"{rule}_custom"
+    return call.custom_rule

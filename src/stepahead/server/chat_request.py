@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepahead.server.cache_salt import read_salt
@@ -250,9 +250,8 @@ def _all_tools(fields: Fields) -> tuple[Tool, ...]:
         if name in tools:
             raise function.wrong("name", "is the name of two tools")
         parameters = function.object("parameters")
-        described = {} if parameters is None else {"parameters": parameters.values}
-        text = function.string("description") or ""
-        tools[name] = Tool(name, text, is_strict=function.boolean("strict"), **described)
+        tool = Tool(name, function.string("description") or "", is_strict=function.boolean("strict"))
+        tools[name] = tool if parameters is None else replace(tool, parameters=parameters.values)
     return tuple(tools.values())
 
 

@@ -70,6 +70,11 @@ class Fields:
         self.values = values
         self._path = path
 
+    @property
+    def place(self) -> str:
+        """Where the object stands in the body."""
+        return self._path
+
     def path(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stepahead.turns.output_format import GrammarText
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -13,6 +15,8 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     is_strict: bool = False  # arguments must follow the schema: enforced by a grammar
+    grammar: GrammarText | None = None  # of the only argument, a string; of a strict tool
+    place: str = ""  # in the request, for errors
 
     def as_template_data(self) -> dict[str, Any]:
         """As chat templates expect it: {"type": "function", "function": {...}}."""

@@ -1,8 +1,7 @@
 """The tools of one request under the names that the model sees, and how a call of each is told to the client."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from stepahead.turns.tool import Tool
 
@@ -30,15 +29,15 @@ class ToolNames:
     _by_model: dict[str, WireName] = field(default_factory=dict)
     _by_wire: dict[tuple[str, str | None], str] = field(default_factory=dict)
 
-    def add(self, wire: WireName, description: str, parameters: Mapping[str, Any], is_strict: bool) -> None:
-        """Of a tool that is not offered yet."""
+    def add(self, wire: WireName, tool: Tool) -> None:
+        """A tool that is not offered yet; its name is found here."""
         name = joined = _joined(wire.name, wire.namespace)
         number = 2
         while name in self._by_model:
             name, number = f"{joined}_{number}", number + 1
         self._by_model[name] = wire
         self._by_wire[wire.name, wire.namespace] = name
-        self.tools.append(Tool(name, description, parameters, is_strict))
+        self.tools.append(replace(tool, name=name))
 
     def for_model(self, name: str, namespace: str | None) -> str:
         """Also of a tool that is offered no more: the history may hold calls of it."""

@@ -6,6 +6,7 @@ from typing import Any
 from stepahead.server.agent_fields import NO_PARAMETERS, inner, objects, required, tool_name, unsupported
 from stepahead.server.fields import Fields, wrong
 from stepahead.server.responses.tool_names import CUSTOM_INPUT, ToolNames, WireName
+from stepahead.turns.output_format import GrammarText
 from stepahead.turns.tool import Tool, ToolChoice
 
 _CALLABLE = ("function", "custom")
@@ -57,20 +58,29 @@ def _read_tool(tool: Fields, namespace: str | None, about: str, names: ToolNames
         ignored.append(tool.path("name"))  # the first of two is the one
     elif kind == "function":
         parameters = dict(inner(tool, "parameters").values) or NO_PARAMETERS
-        names.add(WireName(tool_name(tool), namespace), description, parameters, tool.boolean("strict"))
+        offered = Tool("", description, parameters, tool.boolean("strict"), place=tool.place)
+        names.add(WireName(tool_name(tool), namespace), offered)
     elif kind == "custom":
-        syntax = inner(tool, "format")
-        if syntax.values.get("type") == "grammar":
-            ignored.append(tool.path("format"))  # shown to the model, not enforced
-        names.add(WireName(tool_name(tool), namespace, "custom"), description, _custom_parameters(syntax), False)
+        grammar = _grammar(inner(tool, "format"))
+        offered = Tool("", description, _custom_parameters(grammar), grammar is not None, grammar, tool.place)
+        names.add(WireName(tool_name(tool), namespace, "custom"), offered)
     else:
         ignored.append(tool.path(kind))
 
 
-def _custom_parameters(syntax: Fields) -> dict[str, Any]:
+def _grammar(wanted: Fields) -> GrammarText | None:
+    if wanted.choice("type", ("text", "grammar")) != "grammar":
+        return None
+    syntax = wanted.choice("syntax", ("lark", "regex"))
+    if syntax is None:
+        raise wanted.wrong("syntax", "is required")
+    return GrammarText(syntax, required(wanted, "definition"))  # type: ignore[arg-type]
+
+
+def _custom_parameters(grammar: GrammarText | None) -> dict[str, Any]:
     about = "The whole input of the tool, as plain text."
-    if syntax.values.get("type") == "grammar":
-        about += f" It follows this {syntax.string('syntax') or ''} grammar:\n{syntax.string('definition') or ''}"
+    if grammar is not None:
+        about += f" It follows this {grammar.syntax} grammar:\n{grammar.text}"
     properties = {CUSTOM_INPUT: {"type": "string", "description": about}}
     return {"type": "object", "properties": properties, "required": [CUSTOM_INPUT]}
 
