@@ -94,6 +94,27 @@ def test_a_model_that_is_cut_short_while_it_writes_is_named(model: Path, specula
     assert begun and (process.returncode, told) == (1, line_of(model)), rest[-200:]
 
 
+def test_repacked_weights_that_are_cut_short_are_named(model: Path, tmp_path: Path) -> None:
+    """Files of them are for large models: here, for this one."""
+    program = (
+        "import sys; from stepahead.repack import repacked; repacked.MIN_FILE_BYTES = 0; "
+        "from stepahead.cli import main; sys.exit(main())"
+    )
+    folder = tmp_path / "repacked"
+    folder.mkdir()
+    flags = ("run", model, "-p", PROMPTS[0], "--ignore-eos", "--threads", 1, "--repack", folder, "--max-tokens")
+    command = [sys.executable, "-c", program, *map(str, flags)]
+    subprocess.run([*command, "2"], check=True, capture_output=True)
+    weights = [path for path in folder.iterdir() if path.stat().st_size > 1 << 20]
+    if not weights:
+        pytest.skip("this machine's kernels take the weights as they are")
+    process = subprocess.Popen([*command, "1500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.read(1)
+    os.truncate(weights[0], 4096)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (1, line_of(weights[0]))
+
+
 def test_a_name_with_a_line_break_stays_one_line(model: Path) -> None:
     odd = model.rename(model.with_name("two\nlines.gguf"))
     process = started("run", odd, "-p", PROMPTS[0], "--max-tokens", 1500, "--ignore-eos", "--repack", "never")
