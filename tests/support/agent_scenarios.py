@@ -125,9 +125,9 @@ def _named(request: TurnRequest) -> tuple[int, str, str]:
 
 
 def _shell_call(tools: tuple[Tool, ...]) -> str:
-    """Of whichever tool runs commands: ls."""
-    tool = next((tool for tool in tools if _SHELLS.search(tool.name)), None)
-    return "(there is no shell)" if tool is None else call(tool.name, **_arguments(tool, "ls", ""))
+    """Of whichever tool runs commands: ls. Of the first, where none does."""
+    tool = next((tool for tool in tools if _SHELLS.search(tool.name)), tools[0] if tools else None)
+    return "(there are no tools)" if tool is None else call(tool.name, **_arguments(tool, "ls", ""))
 
 
 def _given_task(tool: Tool) -> Mapping[str, str]:

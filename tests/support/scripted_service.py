@@ -5,15 +5,21 @@ model's tokens. So clients can be tried with answers, calls and errors that no m
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from httpx import ASGITransport, AsyncClient
+
+from stepahead import LLM
 from stepahead.async_llm import AsyncLLM
 from stepahead.engine.request import SpeculationStats
 from stepahead.gguf import write_gguf
 from stepahead.server.api_error import ApiError
+from stepahead.server.app import make_app
 from stepahead.server.choice import Choice
 from stepahead.server.config import ServerConfig
 from stepahead.server.request_context import OWNER
@@ -24,6 +30,7 @@ from support.random_step35 import Shape, metadata, model_tensors
 
 TEMPLATE = Path(__file__).parents[1] / "tokenizer" / "data" / "step_like.jinja"
 _STEP = 5  # tokens
+_NO_TICKET: Any = SimpleNamespace(sequence=None)  # no tokens of a model's are to be kept
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class ScriptedLLMService(LLMService):
                 await asyncio.sleep(said.pause)
             if said.error is not None:
                 raise said.error
-            choice.remember(self._memory, OWNER.get())
+            choice.remember(_NO_TICKET, self._reasoning, self._turns, OWNER.get())
             yield _end(choice, said, num_prompt, num_tokens)
 
     def _steps(self, choice: Choice, text: str) -> "list[TurnStep]":
@@ -122,3 +129,19 @@ def _end(choice: Choice, said: Said, num_prompt: int, num_tokens: int) -> TurnEn
         speculation=SpeculationStats(),
         timings=times,
     )
+
+
+@asynccontextmanager
+async def scripted(path: Path, script: Script, **config: Any) -> AsyncIterator[tuple[ScriptedLLMService, AsyncClient]]:
+    """The whole application, called without a socket."""
+    settings = ServerConfig(port=0, **config)
+    llm = AsyncLLM(lambda: LLM(path, threads=1), settings.queue)
+    service = ScriptedLLMService(llm, settings, "step-test", script)
+    service.llm.start()
+    async with AsyncClient(transport=ASGITransport(make_app(service)), base_url="http://localhost") as client:
+        await service.warm_up()
+        try:
+            yield service, client
+        finally:
+            service.close()
+            await service.llm.close()
