@@ -21,6 +21,12 @@ from stepahead.errors import ConfigError
         ({"chunk_tokens": 7}, r"chunk_tokens=7 is less than max_num_seqs=8.*raise chunk_tokens or lower max_num_seqs"),
         ({"max_step_ms": 0}, r"max_step_ms=0 is no time: give milliseconds above 0, or None for no limit"),
         ({"max_step_ms": float("nan")}, r"max_step_ms=nan"),
+        ({"cache_gb": -1}, r"cache_gb=-1 is no size: give gigabytes, 0 to keep nothing, or None for the default"),
+        ({"cache_gb": float("inf")}, r"cache_gb=inf"),
+        ({"cache_gb": True}, r"cache_gb=True"),
+        ({"cache_dir_gb": 0}, r"cache_dir_gb=0 is no size: give gigabytes above 0"),
+        ({"cache_dir": ""}, r"cache_dir='' is not understood: give a folder, or None"),
+        ({"cache_dir": 3}, r"cache_dir=3"),
         ({"mtp": ""}, r"mtp='' is not understood"),
         ({"mtp": None}, r"mtp=None is not understood"),
     ],
@@ -57,4 +63,5 @@ def test_threads_argument_wins_over_environment_over_machine(monkeypatch):
 
 def test_nothing_is_left_open():
     resolved = EngineConfig().resolve(4096)
-    assert all(getattr(resolved, name) is not None for name in resolved.__slots__)
+    answers = {"cache_nbytes", "cache_dir"}  # None: by the context, nowhere
+    assert all(getattr(resolved, name) is not None for name in resolved.__slots__ if name not in answers)

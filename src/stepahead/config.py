@@ -18,8 +18,10 @@ DRAFT_TYPES = ("file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 DEFAULT_CONTEXT_LENGTH = 32768
 DEFAULT_MAX_STEP_MS = 200.0
+DEFAULT_CACHE_DIR_GB = 16.0
 MAX_NUM_SEQS = 256
 MAX_CHUNK_TOKENS = 8192
+_GB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class EngineConfig:
     repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
     draft_vocab: how many frequent ids a draft may be of, "auto" or "full". draft_type: of the heads' large matrices.
     max_step_ms: what a step may take while text is generated, as far as other prompts can help it; None: no limit.
+    cache_gb: memory for prefixes that prompts share, None: what two sequences of the whole context take. cache_dir: a
+    folder that keeps them, at most cache_dir_gb; None: none does.
     """
 
     kv_type: str = "f16"
@@ -43,6 +47,9 @@ class EngineConfig:
     repack: str | Path = "auto"
     draft_vocab: str | int = "auto"
     draft_type: str = "file"
+    cache_gb: float | None = None
+    cache_dir: str | Path | None = None
+    cache_dir_gb: float = DEFAULT_CACHE_DIR_GB
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
@@ -59,7 +66,12 @@ class EngineConfig:
                 "sequence needs a row a step: raise chunk_tokens or lower max_num_seqs"
             )
         if self.max_step_ms is not None:
-            _positive("max_step_ms", self.max_step_ms)
+            _positive("max_step_ms", self.max_step_ms, "time: give milliseconds above 0, or None for no limit")
+        if self.cache_gb is not None and self.cache_gb != 0:
+            _positive("cache_gb", self.cache_gb, "size: give gigabytes, 0 to keep nothing, or None for the default")
+        _positive("cache_dir_gb", self.cache_dir_gb, "size: give gigabytes above 0")
+        if self.cache_dir is not None and (not isinstance(self.cache_dir, str | Path) or not str(self.cache_dir)):
+            raise ConfigError(f"cache_dir={self.cache_dir!r} is not understood: give a folder, or None")
         if not isinstance(self.mtp, str | Path) or not str(self.mtp):
             raise ConfigError(f'mtp={self.mtp!r} is not understood: give "auto", "off" or the path of a companion file')
         if not isinstance(self.repack, str | Path) or not str(self.repack):
@@ -86,6 +98,9 @@ class EngineConfig:
             repack=str(self.repack),
             draft_vocab=self.draft_vocab,
             draft_type=self.draft_type,
+            cache_nbytes=None if self.cache_gb is None else int(self.cache_gb * _GB),
+            cache_dir=None if self.cache_dir is None else str(self.cache_dir),
+            cache_dir_nbytes=int(self.cache_dir_gb * _GB),
         )
 
 
@@ -104,6 +119,9 @@ class ResolvedConfig:
     repack: str  # "auto", "never", or a folder
     draft_vocab: str | int  # "auto", "full", or a number
     draft_type: str  # "file", or the name of a type
+    cache_nbytes: int | None = None  # of prefixes in memory; None: by the context
+    cache_dir: str | None = None  # where they outlive the process
+    cache_dir_nbytes: int = 0
 
 
 def _draft_vocab(value: Any) -> None:
@@ -118,9 +136,9 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}={value!r} is unknown: give one of {', '.join(allowed)}")
 
 
-def _positive(name: str, value: Any) -> None:
+def _positive(name: str, value: Any, what: str) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ConfigError(f"{name}={value!r} is no time: give milliseconds above 0, or None for no limit")
+        raise ConfigError(f"{name}={value!r} is no {what}")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None) -> None:

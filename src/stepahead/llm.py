@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.base import Backend
 from stepahead.completion import Completion, StreamChunk
-from stepahead.config import DEFAULT_MAX_STEP_MS, EngineConfig, ResolvedConfig
+from stepahead.config import DEFAULT_CACHE_DIR_GB, DEFAULT_MAX_STEP_MS, EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
 from stepahead.engine.metrics import EngineMetrics
@@ -28,11 +27,12 @@ from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
 from stepahead.engine.teacher import draft_logits, trunk_logits
 from stepahead.engine.trace import OnStep
-from stepahead.errors import ConfigError, ModelFormatError, RequestError, UnsupportedModelError
+from stepahead.errors import ConfigError, RequestError
 from stepahead.gguf import GGUFFile
 from stepahead.job import Job
 from stepahead.model_info import ModelInfo, model_info
-from stepahead.models.model import Chain, Model
+from stepahead.models.model import Chain
+from stepahead.opening import check_vocabulary, load_tokenizer, make_backend, open_spill
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack
 from stepahead.repack.shortlist import shorten_drafts
@@ -42,7 +42,7 @@ from stepahead.speculative.cost import CostSeed
 from stepahead.speculative.model_costs import ModelCosts
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.probe import SECONDS
-from stepahead.tokenizer import ChatTemplate, Tokenizer
+from stepahead.tokenizer import ChatTemplate
 
 log = logging.getLogger("stepahead")
 
@@ -70,6 +70,9 @@ class LLM:
         repack: str | Path = "auto",
         draft_vocab: str | int = "auto",
         draft_type: str = "file",
+        cache_gb: float | None = None,
+        cache_dir: str | Path | None = None,
+        cache_dir_gb: float = DEFAULT_CACHE_DIR_GB,
         on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one).
@@ -84,6 +87,8 @@ class LLM:
         draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
         for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
+        cache_gb: memory for the beginnings of prompts that others may share, None: what two contexts take. cache_dir: a
+        folder where they outlive this process, cache_dir_gb at most; None: nowhere.
         Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
         file that this version cannot run.
         """
@@ -99,16 +104,19 @@ class LLM:
             repack=str(repack),
             draft_vocab=draft_vocab,
             draft_type=draft_type,
+            cache_gb=cache_gb,
+            cache_dir=cache_dir,
+            cache_dir_gb=cache_dir_gb,
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
         self._file = GGUFFile.open(model)
         self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
-        self.tokenizer = _load_tokenizer(self._file)
-        self.backend = _make_backend(asked)
+        self.tokenizer = load_tokenizer(self._file)
+        self.backend = make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file
         loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack, draft_type)
-        _check_vocabulary(model, self.tokenizer, loaded)
+        check_vocabulary(model, self.tokenizer, loaded)
         shorten_drafts(
             loaded, self.backend, self.tokenizer.frequent_ids, draft_vocab, str(repack), on_repack or _ignore
         )
@@ -116,15 +124,7 @@ class LLM:
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
-        kv_type, limits = self.config.kv_type, (self.config.max_num_seqs, self.config.chunk_tokens)
-        self._runner = ModelRunner.create(loaded, self.backend, kv_type, self.config.context_length, *limits)
-        self._costs = ModelCosts(loaded, self.backend, self.config, self._file, self._heads, bool(self.repacked))
-        self._sampler = Sampler(self.backend.token_words)
-        self._mtp = MtpProposer(self._runner, self._sampler) if loaded.draft is not None else None
-        self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
-        cache, max_step_ms = self._runner.new_prefix_cache(), self.config.max_step_ms
-        scheduler = Scheduler(self._runner.kv_cache, *limits, self._arbiter.forget, max_step_ms, cache)
-        self._engine = Engine(self._runner, scheduler, self._arbiter, self._sampler)
+        self._engine = self._make_engine()
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
         if mtp == "auto" and loaded.draft is None:
@@ -312,7 +312,9 @@ class LLM:
         return self._runner.metrics
 
     def close(self) -> None:
-        """Let go of the model's files and memory."""
+        """Write what is still to be kept of prompts, and let go of the model's files and memory."""
+        if self._spill is not None:
+            self._spill.close()
         self._file.close()
         if self._heads is not None:
             self._heads.close()
@@ -332,6 +334,23 @@ class LLM:
             yield self._engine, self._requests
 
     # --- inside ---
+    def _make_engine(self) -> Engine:
+        """And all that it works with."""
+        config, model, backend = self.config, self.model, self.backend
+        limits = config.max_num_seqs, config.chunk_tokens
+        self._runner = ModelRunner.create(
+            model, backend, config.kv_type, config.context_length, *limits, cache_nbytes=config.cache_nbytes
+        )
+        self._costs = ModelCosts(model, backend, config, self._file, self._heads, bool(self.repacked))
+        self._sampler = Sampler(backend.token_words)
+        self._mtp = MtpProposer(self._runner, self._sampler) if model.draft is not None else None
+        self._arbiter = Arbiter(self._mtp, self._costs.get, self._runner)
+        cache = self._runner.new_prefix_cache()
+        self._spill = open_spill(config, self._file, self._runner, cache)
+        forget, max_step_ms = self._arbiter.forget, config.max_step_ms
+        scheduler = Scheduler(self._runner.kv_cache, *limits, forget, max_step_ms, cache, self._spill)
+        return Engine(self._runner, scheduler, self._arbiter, self._sampler)
+
     def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":
         return Job(self._requests.build(prompt, params or SamplingParams(), speculation or Speculation()))
 
@@ -374,27 +393,3 @@ class LLM:
 
 def _ignore(*_: object) -> None:
     pass
-
-
-def _check_vocabulary(path: str | Path, tokenizer: Tokenizer, model: Model) -> None:
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ConfigError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}")
-
-
-def _make_backend(config: EngineConfig) -> Backend:
-    """Imported late: the reference needs no native library, and neither needs the other."""
-    if config.backend == "reference":
-        from stepahead.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
-
-        return cast(Backend, ReferenceBackend(int8_activations=True))
-    from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
-
-    return cast(Backend, CpuBackend(threads=config.threads))
-
-
-def _load_tokenizer(file: GGUFFile) -> Tokenizer:
-    """The tokenizer room knows no files; a fault there is a fault of this one."""
-    try:
-        return Tokenizer.from_metadata(file.metadata)
-    except (ModelFormatError, UnsupportedModelError) as error:
-        raise type(error)(f"{file.path}: {error}") from None

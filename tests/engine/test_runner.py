@@ -37,8 +37,8 @@ def test_create_gives_each_layer_the_blocks_of_its_group():
     drafting = 2 * 3  # window - 1 + slack + chunk: 118 positions touch at most 3 blocks
     sliding = drafting + 5  # and those of snapshots
     made = [made for made in runner.backend.made if made[0] > 1]  # one of each kind is made to see what it takes
-    assert made == [(8, 1, 4, "f16"), (sliding, 1, 4, "f16"), (drafting, 1, 4, "f16")]
-    assert runner.kv_cache.num_blocks == (8, sliding, drafting)
+    assert made == [(8 + 5, 1, 4, "f16"), (sliding, 1, 4, "f16"), (drafting, 1, 4, "f16")]
+    assert runner.kv_cache.num_blocks == (8 + 5, sliding, drafting)
     assert runner.kv_cache.specs == SPECS
     assert runner.block_nbytes == (BLOCK_SIZE * 8,) * 3
 

@@ -36,6 +36,7 @@ RANKS = {
     "stepahead.completion": 7,
     "stepahead.job": 7,
     "stepahead.request_builder": 7,
+    "stepahead.opening": 7,
     "stepahead.model_info": 7,
     "stepahead.trace_file": 7,
     "stepahead.batch_file": 7,
@@ -53,7 +54,8 @@ DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
 PLUMBING = {
     "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",
-    "gather_rows", "copy_rows", "copy_block", "preferred_layout", "repack", "routed_experts",
+    "gather_rows", "copy_rows", "copy_block", "read_block", "write_block", "preferred_layout", "repack",
+    "routed_experts",
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,7 +12,7 @@ import pytest
 from stepahead import LLM, SamplingParams
 from stepahead.cli import main
 from stepahead.server.endpoint import EndpointSettings
-from support.served import listening
+from support.served import listening, serve_process
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -225,15 +222,6 @@ def test_many_clients_get_what_each_would_get_alone(chat_model):
             params = SamplingParams(max_tokens=40, temperature=0.8, seed=seed, ignore_eos=True)
             solo = llm.chat([{"role": "user", "content": content}], params).text
             assert solo == text if is_whole else solo.startswith(text)
-
-
-def serve_process(path, *args):
-    """(process, url) of `stepahead serve` in a process of its own, ready."""
-    command = [sys.executable, "-m", "stepahead.cli", "serve", str(path), "--port", "0", "--threads", "1", *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    line = process.stdout.readline()
-    assert " is served at http://127.0.0.1:" in line, process.stderr.read()
-    return process, line.split(" at ")[1].split(" ")[0]
 
 
 def test_the_command_serves_until_it_is_told_to_end(chat_model):

@@ -50,7 +50,9 @@ def test_metrics_count_what_happened(chat_model):
         assert value(f"vllm:{name}_count") == 2
     assert value("vllm:inter_token_latency_seconds_count") == 58  # each token after the first counts once
     assert value("vllm:num_requests_running") == value("vllm:num_requests_waiting") == 0
-    assert 0 < value("vllm:kv_cache_usage_perc") < 1
+    assert value("vllm:kv_cache_usage_perc") == 0  # what is cached can be had back
+    assert value("stepahead:prefix_cache_bytes") > 0 < value("stepahead:prefix_cache_snapshots")
+    assert value("stepahead:prefix_cache_prompts_held_total") == 0
     drafted, accepted = value("vllm:spec_decode_num_draft_tokens_total"), engine.num_accepted_tokens
     assert drafted >= value("vllm:spec_decode_num_drafts_total") > 0
     assert value("vllm:spec_decode_num_accepted_tokens_total") == accepted > 0

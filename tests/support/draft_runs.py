@@ -4,6 +4,7 @@ import numpy as np
 
 from stepahead.engine.engine import Engine
 from stepahead.engine.params import Speculation
+from stepahead.engine.prefix_spill import PrefixSpill
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
@@ -35,13 +36,17 @@ class Runs:
 
     def __init__(
         self, model_and_backend, speculation: Speculation, temperature: float, max_num_seqs: int = 4, kv_type="f32",
-        cache_nbytes=None,
+        store=None, identity="model", cache_nbytes=None,
     ) -> None:  # fmt: skip
+        """store: where prefixes are written, and read by others of the same identity."""
         model, backend = model_and_backend
         runner = ModelRunner.create(model, backend, kv_type, 400, max_num_seqs, 64, cache_nbytes=cache_nbytes)
         self.proposer = Noting(runner, Sampler())
         cache = runner.new_prefix_cache()
-        scheduler = Scheduler(runner.kv_cache, max_num_seqs, 64, drop=self.proposer.forget, cache=cache)
+        self.spill = None if store is None else PrefixSpill(store, identity, runner, cache)
+        scheduler = Scheduler(
+            runner.kv_cache, max_num_seqs, 64, drop=self.proposer.forget, cache=cache, spill=self.spill
+        )
         self.engine = Engine(runner, scheduler, self.proposer, Sampler())
         self.speculation, self.temperature, self.kv_type = speculation, temperature, kv_type
         self.num_requests = 0

@@ -1,6 +1,9 @@
 """A model behind the server, for tests: called as an application, or listening at a port of its own."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -104,3 +107,13 @@ async def listening(path: Path, load: dict[str, Any] | None = None, **config: An
         waiting.cancel()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+
+
+def serve_process(path: Path, *args: str) -> tuple[subprocess.Popen[str], str]:
+    """(process, url) of `stepahead serve` in a process of its own, ready."""
+    command = [sys.executable, "-m", "stepahead.cli", "serve", str(path), "--port", "0", "--threads", "1", *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None and process.stderr is not None
+    line = process.stdout.readline()
+    assert " is served at http://127.0.0.1:" in line, process.stderr.read()
+    return process, line.split(" at ")[1].split(" ")[0]

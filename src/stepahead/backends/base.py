@@ -32,7 +32,12 @@ PANEL_ROWS = 16
 MAX_COUNTED_ROWS = 32
 """Rows of a pass whose experts are counted."""
 
+NUMERICS_VERSION = 1
+"""Raise it with every change after which an op of any backend may give other bits than before: what was computed by
+another version and kept is not used then. Instruction sets, threads and layouts do not count: their bits are equal."""
+
 Ints = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -171,6 +176,16 @@ class Backend(Protocol):
 
     def copy_block(self, kv: KVBlocks, old: int, new: int) -> None:
         """Copy all keys and values of block `old` to block `new`."""
+        ...
+
+    def read_block(self, kv: KVBlocks, block: int, num_positions: int) -> Bytes:
+        """A copy of a block, one-dimensional, kv.nbytes / kv.num_blocks bytes; positions from num_positions on are
+        zeros. The layout is the backend's own."""
+        ...
+
+    def write_block(self, kv: KVBlocks, block: int, data: Bytes) -> None:
+        """What read_block gave, of KV of the same shape and type, into any block. Raises BackendError for another
+        size."""
         ...
 
     def begin_step(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,6 +86,27 @@ def serve(
         float,
         typer.Option("--drain-seconds", help="How long answers may finish at the end.", rich_help_panel=LIMITS_PANEL),
     ] = 30.0,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--cache-gb",
+            help="Memory for the beginnings of prompts that later ones may share.",
+            rich_help_panel=LIMITS_PANEL,
+            show_default="what two contexts take",
+        ),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir",
+            help="Folder where they outlive the server. It holds what users wrote.",
+            rich_help_panel=LIMITS_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    cache_dir_gb: Annotated[
+        float, typer.Option("--cache-dir-gb", help="How large it may be.", rich_help_panel=LIMITS_PANEL)
+    ] = 16.0,
     alias: Annotated[
         str | None,
         typer.Option(
@@ -194,15 +215,6 @@ def serve(
         from stepahead.server.state_key import kept_key
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
-    settings = EndpointSettings(
-        unknown_fields=unknown_fields,
-        reasoning_field=reasoning_field,
-        keepalive_seconds=max(keepalive_seconds, 0.1),
-        responses_keepalive=responses_keepalive,
-        strips_billing_header=not keep_billing_header,
-        default_temperature=default_temperature,
-        state_key=kept_key(),
-    )
     config = ServerConfig(
         host=host,
         port=port,
@@ -217,7 +229,15 @@ def serve(
         protects_special=not trust_special,
         memory_bytes=0 if no_turn_memory else 4 << 20,
         shares_prefixes=share_prefixes,
-        endpoints=settings,
+        endpoints=EndpointSettings(
+            unknown_fields=unknown_fields,
+            reasoning_field=reasoning_field,
+            keepalive_seconds=max(keepalive_seconds, 0.1),
+            responses_keepalive=responses_keepalive,
+            strips_billing_header=not keep_billing_header,
+            default_temperature=default_temperature,
+            state_key=kept_key(),
+        ),
     )
     listener = transport.listen(config)
 
@@ -225,7 +245,8 @@ def serve(
         introduce(service.llm.llm)
         announce(f"{visible(name)} is served at {url} (API: {url}/docs)")
 
-    loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None)
+    cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dir": cache_dir, "cache_dir_gb": cache_dir_gb}
+    loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None, **cache)
     service = LLMService(AsyncLLM(loaded, config.queue), config, name)
     asyncio.run(transport.serve(service, make_app(service), listener, introduced))
 

@@ -86,6 +86,7 @@ class Engine:
             self.proposer.propose(self.scheduler.running)
         batch = self.scheduler.schedule()
         if not batch.rows:
+            self.scheduler.rest()
             return
         with timed("forward"):
             output = self.runner.forward(batch)

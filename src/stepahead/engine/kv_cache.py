@@ -58,6 +58,9 @@ class KVCache:
     def num_free(self, group: int) -> int:
         return len(self._free[group])
 
+    def num_holders(self, group: int, block: int) -> int:
+        return self._num_holders[group][block]
+
     def num_held(self, kv: SequenceKV, group: int) -> int:
         """Blocks that kv holds in a group."""
         table = kv.tables[group]

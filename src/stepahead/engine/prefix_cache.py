@@ -54,6 +54,11 @@ class PrefixCache:
         """Blocks that the cache holds in a group, sequences or not."""
         return len(self._pins[group])
 
+    def num_idle(self, group: int) -> int:
+        """Blocks of a group that no sequence holds and that can be had back. May be asked by other threads, which then
+        hear about how it was."""
+        return sum(self._kv_cache.num_holders(group, block) == 1 for block in list(self._pins[group]))
+
     def may_keep(self, num_tokens: int) -> bool:
         """False if a text of so many tokens is more than the cache may hold."""
         nbytes = sum(self._block_nbytes[group] * (num_tokens // BLOCK_SIZE) for group in self._full_groups)

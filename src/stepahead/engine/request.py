@@ -147,6 +147,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_passes",
+        "num_saved_tokens",
         "request",
         "snapshot_positions",
         "snapshots",
@@ -175,6 +176,7 @@ class Sequence:
         self.error: Exception | None = None  # of its own part of a step, which failed with it
         self.stats = SpeculationStats()
         self.num_passes = 0
+        self.num_saved_tokens = 0  # where the last snapshot lies that was written to disk, or that it began from
         self.logprobs: list[dict[int, float]] = []
         self.token_counts: TokenCounts | None = None  # made by the sampler where a penalty looks back
         self.copy_index: object | None = None  # made by speculative/copy.py, the only one to read it

@@ -64,17 +64,19 @@ class ModelRunner:
         slack: int = SLACK,
         cache_nbytes: int | None = None,
     ) -> "ModelRunner":
-        """A runner with KV for max_num_seqs sequences of context_length, and sliding windows for cache_nbytes more.
+        """A runner with KV for max_num_seqs sequences of context_length, and blocks for cache_nbytes more.
 
-        None: as much as CACHED_SEQUENCES such sequences take. Memory is taken as it is touched.
+        None: as much as CACHED_SEQUENCES such sequences take; full attention then has what its sequences leave. Memory
+        is taken as it is touched.
         """
+        is_asked = cache_nbytes is not None
         num_blocks = size_groups(model.kv_specs, context_length, max_num_seqs, chunk_tokens, slack)
         block_nbytes = _block_nbytes(model, backend, kv_type)
         if cache_nbytes is None:
             all_nbytes = sum(nbytes * count for nbytes, count in zip(block_nbytes, num_blocks, strict=True))
             cache_nbytes = CACHED_SEQUENCES * all_nbytes // max_num_seqs
         num_blocks = tuple(
-            count if spec.is_draft or spec.window is None else count + cache_nbytes // nbytes
+            count + cache_nbytes // nbytes if not spec.is_draft and (is_asked or spec.window is not None) else count
             for spec, count, nbytes in zip(model.kv_specs, num_blocks, block_nbytes, strict=True)
         )
         kv = tuple(

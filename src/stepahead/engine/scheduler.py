@@ -6,6 +6,7 @@ when its worst case fits beside the others', so that a running sequence never wa
 blocks; not models, logits, or where drafts come from.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -17,6 +18,7 @@ from stepahead.engine.commit import commit_abort, commit_verdict
 from stepahead.engine.held_prompts import HeldPrompts
 from stepahead.engine.kv_cache import Drop, KVCache, blocks_needed
 from stepahead.engine.prefix_cache import Hit, PrefixCache
+from stepahead.engine.prefix_spill import PrefixSpill
 from stepahead.engine.request import NO_DRAFT, Draft, FinishReason, Request, RequestOutput, Sequence, Verdict
 from stepahead.engine.row_shares import rows_of_step
 from stepahead.errors import CapacityError, RequestError
@@ -29,6 +31,10 @@ CopyBlock = Callable[[int, int, int], None]
 
 SNAPSHOT_TOKENS = 1024
 """Of a prompt: a snapshot is taken every so many tokens."""
+
+
+READ_PAUSE_S = 0.001
+"""From one look at a disk's reading to the next, while nothing else is to be done."""
 
 
 def _ignore(*_: object) -> None:
@@ -47,8 +53,10 @@ class Scheduler:
         drop: Drop = _ignore,
         max_step_ms: float | None = None,
         cache: PrefixCache | None = None,
+        spill: PrefixSpill | None = None,
     ) -> None:
-        """max_step_ms: what a step may take while somebody decodes, as far as prompts can help it; None: no limit."""
+        """max_step_ms: what a step may take while somebody decodes, as far as prompts can help it; None: no limit.
+        spill: where prefixes outlive the cache; None: nowhere."""
         assert 1 <= max_num_seqs <= chunk_tokens, "every running sequence may want a row of the same step"
         self.chunk_budget = ChunkBudget(max_step_ms)
         self.running: list[Sequence] = []
@@ -57,6 +65,7 @@ class Scheduler:
         self.copy_block: CopyBlock = _ignore
         self.prefix_cache = PrefixCache(kv_cache) if cache is None else cache
         self.held_prompts = HeldPrompts(kv_cache.slack)
+        self.spill = spill
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
         self._chunk_tokens = chunk_tokens
@@ -74,6 +83,8 @@ class Scheduler:
         self._check(request)
         sequence = Sequence(request, self._kv_cache.new())
         self.waiting.append(sequence)
+        if self.spill is not None:
+            self.spill.waits(sequence, _num_known(self._match(sequence)), self._needs_hidden(sequence))  # begins early
         return sequence
 
     def schedule(self) -> ScheduledBatch:
@@ -120,12 +131,19 @@ class Scheduler:
         """Publish what snapshots were taken and take finished sequences out; after the proposer has observed."""
         for sequence in self.running:
             for snapshot in sequence.snapshots:
+                if self.spill is not None:
+                    self.spill.save(sequence, snapshot)
                 self.prefix_cache.publish(snapshot, sequence.kv, sequence.token_ids, sequence.request.cache_salt)
             sequence.snapshots.clear()
         finished = [sequence for sequence in self.running if sequence.is_finished]
         self.running = [sequence for sequence in self.running if not sequence.is_finished]
         for sequence in finished:
             self._drop(sequence)
+
+    def rest(self) -> None:
+        """Nothing could be scheduled: those who wait, wait for a disk."""
+        if self.spill is not None and self.spill.is_reading:
+            time.sleep(READ_PAUSE_S)
 
     def drop_aborted(self) -> list[RequestOutput]:
         """End every sequence whose abort flag is set, and free what it holds."""
@@ -159,6 +177,8 @@ class Scheduler:
 
     def _admit_waiting(self) -> None:
         """Those who wait for a prefix let others pass; those without room do not."""
+        if self.spill is not None:
+            self.spill.adopt()
         index = 0
         while index < len(self.waiting) and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[index]
@@ -182,17 +202,22 @@ class Scheduler:
         return self._has_heads and sequence.request.speculation.mode != "off"
 
     def _is_held(self, sequence: Sequence) -> bool:
-        return self.held_prompts.is_held(sequence)
+        is_reading = self.spill is not None and self.spill.is_waiting(sequence)
+        return is_reading or self.held_prompts.is_held(sequence)
 
     def _hold(self, sequence: Sequence, num_known: int) -> bool:
-        """True if a prompt is better off with what another is just computing."""
+        """True if a prompt is better off with what is read from disk, or what another is just computing."""
         needs_hidden = self._needs_hidden(sequence)
+        if self.spill is not None and self.spill.waits(sequence, num_known, needs_hidden):
+            return True
         return self.prefix_cache.may_keep(sequence.num_prompt_tokens) and self.held_prompts.hold(
             sequence, self.running, num_known, needs_hidden
         )
 
     def _forget_wait(self, sequence: Sequence) -> None:
         self.held_prompts.forget(sequence)
+        if self.spill is not None:
+            self.spill.forget(sequence)
 
     def _admit(self, sequence: Sequence, hit: Hit | None) -> bool:
         """Reserve a sequence's worst case and start it from the longest known prefix; False: it must wait."""
@@ -201,6 +226,7 @@ class Scheduler:
         if hit is not None:
             self._attach(sequence, hit)
         num_known = sequence.num_cached_tokens = sequence.num_computed_tokens = sequence.kv.num_tokens
+        sequence.num_saved_tokens = num_known
         sequence.snapshot_positions = _snapshot_positions(sequence.request, num_known, self._kv_cache.slack)
         self.running.append(sequence)
         self.on_admit(sequence)

@@ -6,6 +6,7 @@ Plain data. The blocks that layers with full attention need are found by tokens 
 from dataclasses import dataclass
 
 from stepahead.backends.base import Tensor
+from stepahead.models.model import DraftSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,3 +49,11 @@ class Snapshot:
         if not self.lowest <= num_tokens <= self.position:
             return False
         return not needs_hidden or (self.hidden is not None and self.hidden.lowest <= num_tokens)
+
+
+def hidden_lowest(draft: DraftSpec, first: int) -> int | None:
+    """The fewest tokens that a sequence may have to find what heads read in the hidden rows from `first` on; None:
+    heads that see everything find too little in these."""
+    if first == 0:
+        return 0
+    return None if draft.window is None else first + draft.num_heads * draft.window

@@ -100,6 +100,7 @@ class MetricsCollector:
         yield from self._counts()
         if self._llm.state in ("ready", "draining"):
             yield from self._engine()
+            yield from self._cache()
             yield from self._speculation()
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
@@ -144,19 +145,12 @@ class MetricsCollector:
         yield self._gauge("vllm:num_requests_waiting", "Choices that wait for a place.", len(self._llm.waiting))
 
     def _engine(self) -> Iterable[Metric]:
-        metrics, cache = self._llm.llm.metrics, self._llm.engine.runner.kv_cache
-        used = max(
-            (1.0 - cache.num_free(group) / count if count else 0.0) for group, count in enumerate(cache.num_blocks)
-        )
-        yield self._gauge("vllm:kv_cache_usage_perc", "Share of the fullest group of KV blocks; 1 is all.", used)
-        yield self._gauge("stepahead:prefix_cache_snapshots", "Places to go on from.", metrics.num_snapshots)
-        yield self._gauge("stepahead:prefix_cache_bytes", "What they hold.", metrics.cache_nbytes)
+        metrics = self._llm.llm.metrics
         for name, text, value in (
             ("vllm:prompt_tokens", "Tokens of admitted prompts.", metrics.num_prompt_tokens),
             ("vllm:prompt_tokens_cached", "Of these, not computed again.", metrics.num_reused_tokens),
             ("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache.", metrics.num_prompt_tokens),
             ("vllm:prefix_cache_hits", "Tokens found there.", metrics.num_reused_tokens),
-            ("stepahead:prefix_cache_evictions", "Snapshots dropped for room.", metrics.num_snapshots_evicted),
             ("vllm:generation_tokens", "Tokens generated.", metrics.num_generated_tokens),
             ("stepahead:steps", "Passes over the trunk that were committed.", metrics.num_steps),
             ("stepahead:steps_interrupted", "Passes abandoned for an abort.", metrics.num_interruptions),
@@ -166,6 +160,40 @@ class MetricsCollector:
             yield self._counter(name, text, [("", value)])
         seconds = [(phase, value) for phase, value in metrics.seconds.items()]
         yield self._counter("stepahead:step_seconds", "Seconds of steps, by part.", seconds, "part")
+
+    def _cache(self) -> Iterable[Metric]:
+        metrics, scheduler = self._llm.llm.metrics, self._llm.engine.scheduler
+        kv_cache = self._llm.engine.runner.kv_cache
+        used = max(
+            1.0 - (kv_cache.num_free(group) + scheduler.prefix_cache.num_idle(group)) / count if count else 0.0
+            for group, count in enumerate(kv_cache.num_blocks)
+        )
+        text = "Share of the fullest group of KV blocks that requests hold; 1 is all."
+        yield self._gauge("vllm:kv_cache_usage_perc", text, max(used, 0.0))
+        yield self._gauge("stepahead:prefix_cache_snapshots", "Places to go on from.", metrics.num_snapshots)
+        yield self._gauge("stepahead:prefix_cache_bytes", "What they hold.", metrics.cache_nbytes)
+        for name, text, value in (
+            ("evictions", "Snapshots dropped for room.", metrics.num_snapshots_evicted),
+            ("prompts_held", "Prompts that waited for another's prefix.", scheduler.held_prompts.num_held),
+        ):
+            yield self._counter(f"stepahead:prefix_cache_{name}", text, [("", value)])
+        if scheduler.spill is None:
+            return
+        own, store = scheduler.spill.counts, scheduler.spill.store_counts
+        yield self._gauge("stepahead:prefix_store_records", "Prefixes on disk, in parts.", store.records)
+        yield self._gauge("stepahead:prefix_store_bytes", "Their files.", store.nbytes)
+        for name, text, value in (
+            ("records_written", "Parts written.", store.num_written),
+            ("bytes_written", "Given to the disk.", own.nbytes_written),
+            ("records_read", "Parts read.", store.num_read),
+            ("bytes_read", "Taken from the disk.", own.nbytes_read),
+            ("records_evicted", "Parts dropped for room.", store.num_evicted),
+            ("records_damaged", "Parts that were damaged, or needed one.", store.num_dropped_damaged),
+            ("readings_unused", "Readings that did not fit, or found no room.", own.num_unused),
+            ("writes_failed", "Parts that the disk did not take.", store.num_failed_writes),
+            ("writes_refused", "Parts not written, too much waited.", store.num_refused_writes),
+        ):
+            yield self._counter(f"stepahead:prefix_store_{name}", text, [("", value)])
 
     def _speculation(self) -> Iterable[Metric]:
         metrics = self._llm.llm.metrics

@@ -18,7 +18,7 @@ This file owns these positions; it knows nothing about passes, blocks or samplin
 from dataclasses import dataclass
 
 from stepahead.backends.base import BLOCK_SIZE, Backend, Tensor
-from stepahead.engine.snapshot import HiddenRows, RowBlock
+from stepahead.engine.snapshot import HiddenRows, RowBlock, hidden_lowest
 from stepahead.models.model import Chain, DraftSpec
 from stepahead.speculative.hidden_tail import HiddenTail
 
@@ -117,12 +117,8 @@ class HeadCache:
         """The trunk's rows that heads may want of a sequence that goes on from here; None: some are not known."""
         level = self.levels[0]
         first = -(-max(level.start, 0) // BLOCK_SIZE) * BLOCK_SIZE
-        lowest = 0
-        if first > 0:
-            if self._spec.window is None:
-                return None
-            lowest = first + self._spec.num_heads * self._spec.window
-        if level.end != self.num_computed or lowest > level.end:
+        lowest = hidden_lowest(self._spec, first)
+        if lowest is None or level.end != self.num_computed or lowest > level.end:
             return None
         blocks = [self._save_block(start) for start in range(first, level.end, BLOCK_SIZE)]
         self._saved = {block.first: block for block in blocks if block.rows.shape[0] == BLOCK_SIZE}

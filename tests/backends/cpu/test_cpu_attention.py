@@ -305,3 +305,21 @@ def test_a_block_is_copied_whole(kv_type: str) -> None:
     assert (after[:, 1:] == before[:, 1:]).all()
     with pytest.raises(BackendError, match="copy_block: 0 to 3, there are 3 blocks"):
         BEST.copy_block(kv, 0, 3)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_a_block_is_read_and_written(kv_type: str) -> None:
+    kv, other = (BEST.new_kv(count, 2, 64, kv_type) for count in (3, 5))
+    x = normal(np.random.default_rng(8), 192, 128)
+    BEST.kv_write(kv, BEST.upload(x), BEST.upload(-x), attention_rows(range(192), [0] * 192, [0] * 192, [[0, 1, 2]]))
+    whole, part = BEST.read_block(kv, 1, 64), BEST.read_block(kv, 1, 10)
+    assert whole.shape == (kv.nbytes // 3,) and (whole.reshape(2, -1) == kv.numpy().reshape(2, 3, -1)[:, 1]).all()
+    by_row = part.reshape(2, 2, 64, -1)
+    assert (by_row[:, :, :10] == whole.reshape(2, 2, 64, -1)[:, :, :10]).all() and not by_row[:, :, 10:].any()
+    BEST.write_block(other, 4, whole)
+    assert (other.numpy().reshape(2, 5, -1)[:, 4] == kv.numpy().reshape(2, 3, -1)[:, 1]).all()
+    with pytest.raises(BackendError, match="read_block: 3, there are 3 blocks"):
+        BEST.read_block(kv, 3, 64)
+    for block, data in ((5, whole), (0, whole[:-2])):
+        with pytest.raises(BackendError, match=r"write_block: .* there are 5 blocks of"):
+            BEST.write_block(other, block, data)

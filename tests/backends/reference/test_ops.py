@@ -8,6 +8,7 @@ import pytest
 from stepahead.backends.base import AttentionRows, Rope
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine.batch import RowSpan, attention_rows
+from stepahead.errors import BackendError
 from stepahead.gguf import QuantType, quantize
 
 RNG = np.random.default_rng(0)
@@ -187,3 +188,21 @@ def test_a_block_is_copied_whole(kv_type: str) -> None:
     for part, old in zip((kv.k, kv.v), before, strict=True):
         assert (part[64:128] == old[:64]).all() and not (old[:64] == old[64:128]).all()
         assert (part[:64] == old[:64]).all() and (part[128:150] == old[128:150]).all()
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
+def test_a_block_is_read_and_written(kv_type: str) -> None:
+    backend = ReferenceBackend()
+    kv, other = (backend.new_kv(count, 2, 32, kv_type) for count in (3, 5))
+    backend.kv_write(kv, normal(150, 64), normal(150, 64), attention_rows([RowSpan(0, 150, [0, 1, 2])], None))
+    whole, part = backend.read_block(kv, 1, 64), backend.read_block(kv, 1, 10)
+    assert whole.shape == (kv.nbytes // 3,) and whole.dtype == np.uint8
+    for block, data, kept in ((4, whole, 64), (2, part, 10)):
+        backend.write_block(other, block, data)
+        at = slice(64 * block, 64 * block + kept)
+        assert (other.k[at] == kv.k[64 : 64 + kept]).all() and (other.v[at] == kv.v[64 : 64 + kept]).all()
+        assert not other.k[at.stop : 64 * block + 64].any() and not other.v[at.stop : 64 * block + 64].any()
+    kv.k[64:128] = 0
+    assert whole.any(), "a copy"
+    with pytest.raises(BackendError, match="write_block"):
+        backend.write_block(kv, 0, whole[:-2])

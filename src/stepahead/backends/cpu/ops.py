@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead import _native
-from stepahead.backends.base import KV_TYPES, PLAIN, AttentionRows, Floats, Handle, Ints, Rope
+from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, PLAIN, AttentionRows, Floats, Handle, Ints, Rope
 from stepahead.backends.cpu.layouts import PANELS, preferred_layout
 from stepahead.backends.cpu.matrix import Matrix
 from stepahead.backends.cpu.threads import resolve_threads
@@ -31,6 +31,18 @@ class RopeTable:
 
     cos: _native.Buffer
     sin: _native.Buffer
+
+
+class KVBlocks(_native.KVBlocks):
+    """Keys and values of one layer, and what the bytes of a block are."""
+
+    def __init__(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> None:
+        super().__init__(num_blocks, num_kv_heads, head_dim, kv_type)
+        self.num_kv_heads = num_kv_heads
+
+    def blocks(self) -> Bytes:
+        """(2, num_blocks, bytes): keys, then values, each (num_kv_heads, BLOCK_SIZE, row); the memory itself."""
+        return self.numpy().reshape(2, self.num_blocks, -1)
 
 
 def resolve_isa(isa: str | None) -> str:
@@ -102,16 +114,31 @@ class CpuBackend:
     def zeros(self, num_rows: int, width: int) -> _native.Buffer:
         return self._context.zeros(num_rows, width)
 
-    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> _native.KVBlocks:
+    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> KVBlocks:
         if kv_type not in KV_TYPES:
             raise BackendError(f"kv_type={kv_type!r} is unknown; give one of {', '.join(KV_TYPES)}")
-        return _native.KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type)
+        return KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type)
 
-    def copy_block(self, kv: _native.KVBlocks, old: int, new: int) -> None:
+    def copy_block(self, kv: KVBlocks, old: int, new: int) -> None:
         if not (0 <= old < kv.num_blocks and 0 <= new < kv.num_blocks):
             raise BackendError(f"copy_block: {old} to {new}, there are {kv.num_blocks} blocks")
-        blocks = kv.numpy().reshape(2, kv.num_blocks, -1)  # keys, then values: the memory itself
+        blocks = kv.blocks()
         blocks[:, new] = blocks[:, old]
+
+    def read_block(self, kv: KVBlocks, block: int, num_positions: int) -> Bytes:
+        if not 0 <= block < kv.num_blocks:
+            raise BackendError(f"read_block: {block}, there are {kv.num_blocks} blocks")
+        data = kv.blocks()[:, block].copy()
+        data.reshape(2, kv.num_kv_heads, BLOCK_SIZE, -1)[:, :, num_positions:] = 0
+        return data.reshape(-1)
+
+    def write_block(self, kv: KVBlocks, block: int, data: Bytes) -> None:
+        if not 0 <= block < kv.num_blocks or data.nbytes != kv.nbytes // kv.num_blocks:
+            raise BackendError(
+                f"write_block: {data.nbytes} bytes to block {block}, there are {kv.num_blocks} blocks of "
+                f"{kv.nbytes // kv.num_blocks} bytes"
+            )
+        kv.blocks()[:, block] = data.reshape(2, -1)
 
     def begin_step(self) -> None:
         self._context.begin_step()  # buffers return to the pool when Python drops them

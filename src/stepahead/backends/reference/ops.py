@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, MAX_COUNTED_ROWS, PLAIN, AttentionRows, Floats, Ints, Rope
+from stepahead.backends.base import (
+    BLOCK_SIZE,
+    KV_TYPES,
+    MAX_COUNTED_ROWS,
+    PLAIN,
+    AttentionRows,
+    Bytes,
+    Floats,
+    Ints,
+    Rope,
+)
 from stepahead.backends.reference.activations import round_trip
 from stepahead.backends.reference.philox import Words, token_words
 from stepahead.errors import BackendError, ConfigError
@@ -136,6 +146,19 @@ class ReferenceBackend:
     def copy_block(self, kv: ReferenceKV, old: int, new: int) -> None:
         for rows in (kv.k, kv.v):
             rows[new * BLOCK_SIZE : (new + 1) * BLOCK_SIZE] = rows[old * BLOCK_SIZE : (old + 1) * BLOCK_SIZE]
+
+    def read_block(self, kv: ReferenceKV, block: int, num_positions: int) -> Bytes:
+        parts = [rows[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE].copy() for rows in (kv.k, kv.v)]
+        for part in parts:
+            part[num_positions:] = 0
+        return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])
+
+    def write_block(self, kv: ReferenceKV, block: int, data: Bytes) -> None:
+        parts = [rows[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] for rows in (kv.k, kv.v)]
+        if data.nbytes != sum(part.nbytes for part in parts):
+            raise BackendError(f"write_block: {data.nbytes} bytes, a block has {sum(part.nbytes for part in parts)}")
+        for part, half in zip(parts, data.reshape(2, -1), strict=True):
+            part[:] = half.view(part.dtype).reshape(part.shape)
 
     def begin_step(self) -> None:
         self._routed = []

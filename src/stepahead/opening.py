@@ -1,0 +1,73 @@
+"""The parts that an LLM opens: tokenizer, backend, the prefixes that earlier processes left; each says what is
+wrong."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+from stepahead.backends.base import BLOCK_SIZE, NUMERICS_VERSION, Backend
+from stepahead.config import EngineConfig, ResolvedConfig
+from stepahead.engine.prefix_cache import PrefixCache
+from stepahead.engine.prefix_records import FORMAT_VERSION
+from stepahead.engine.prefix_spill import PrefixSpill
+from stepahead.engine.runner import ModelRunner
+from stepahead.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from stepahead.gguf import GGUFFile
+from stepahead.models.model import Model
+from stepahead.tokenizer import Tokenizer
+
+
+def check_vocabulary(path: str | Path, tokenizer: Tokenizer, model: Model) -> None:
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}")
+
+
+def make_backend(config: EngineConfig) -> Backend:
+    """Imported late: the reference needs no native library, and neither needs the other."""
+    if config.backend == "reference":
+        from stepahead.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
+
+        return cast(Backend, ReferenceBackend(int8_activations=True))
+    from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
+
+    return cast(Backend, CpuBackend(threads=config.threads))
+
+
+def load_tokenizer(file: GGUFFile) -> Tokenizer:
+    """The tokenizer room knows no files; a fault there is a fault of this one."""
+    try:
+        return Tokenizer.from_metadata(file.metadata)
+    except (ModelFormatError, UnsupportedModelError) as error:
+        raise type(error)(f"{file.path}: {error}") from None
+
+
+def open_spill(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner, cache: PrefixCache) -> PrefixSpill | None:
+    """None: prefixes are kept in memory alone. Raises ConfigError for a folder that cannot be used."""
+    if config.cache_dir is None:
+        return None
+    identity = prefix_identity(config, file, runner)
+    return PrefixSpill.open(Path(config.cache_dir), config.cache_dir_nbytes, identity, runner, cache)
+
+
+def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner) -> str:
+    """All that decides the bits of a prefix, so that none is used by what would have computed others.
+
+    No instruction set, threads or layout of weights: they give the same bits (docs/numerics.md). Nor the file of the
+    heads: their own state is computed anew, from hidden rows that are the trunk's.
+    """
+    model = runner.model
+    trunk = [spec for spec in model.kv_specs if not spec.is_draft]
+    layers = [model.layers[index] for spec in trunk for index in spec.layers]
+    facts = {
+        "files": [asdict(source) for source in file.identity()],
+        "backend": runner.backend.name,
+        "numerics": NUMERICS_VERSION,
+        "format": [FORMAT_VERSION, sys.byteorder, BLOCK_SIZE],
+        "kv_type": config.kv_type,
+        "groups": [[spec.name, spec.window, spec.layers] for spec in trunk],
+        "heads": [[layer.num_kv_heads, layer.head_dim] for layer in layers],
+        "hidden": None if model.draft is None else [model.draft.hidden_tap, model.hidden_size],
+    }
+    return json.dumps(facts)
