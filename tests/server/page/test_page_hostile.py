@@ -75,6 +75,7 @@ LONG = {
     "letters": "x" * 1_000_000,
     "surrogates": "a" + "\U0001f600" * 300_000,
     "code": "```js\n" + "f(1,'x');" * 110_000,
+    "program": "```js\n" + "let x = f(1, 'two'); // three\n" * 34_000,
     "list": "- " + "word " * 200_000,
     "quote": "> " + "word " * 200_000,
     "items": "- an item of **some** words\n" * 36_000,
@@ -106,7 +107,7 @@ def test_a_megabyte_that_streams_is_drawn_piece_by_piece(workbench, name: str):
     """Drawn anew at each of 100 parts, this much text would take seconds for the last of them."""
     text = LONG[name]
     longest, middle, drawn = workbench.evaluate(STREAM, text)
-    signs = {"list": 2, "quote": 2, "code": 6, "items": 0, "lines": 0, "spaces": 1_000_000}.get(name, 0)
+    signs = {"list": 2, "quote": 2, "code": 6, "program": 6, "items": 0, "lines": 0, "spaces": 1_000_000}.get(name, 0)
     if name not in ("items", "spaces"):
         assert len(drawn.replace("\n", "")) >= len(text.replace("\n", "")) - signs - 1
     assert "\ufffd" not in drawn
@@ -144,6 +145,34 @@ def test_code_that_is_cut_is_copied_whole(workbench):
         text,
     )
     assert copied == text
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_code_in_parts_is_selected_as_one(workbench, step: int):
+    """Its lines stand in parts of 40; empty ones at their edges are seen, and copied."""
+    text = "".join("\n" if number % 39 < 2 else f"line {number}\n" for number in range(130)) + "end"
+    selected, num_lines = workbench.evaluate(
+        """async ([text, step]) => {
+            const { CodeView } = await import("/ui/code_view.js");
+            const { toLines } = await import("/ui/markdown_blocks.js");
+            const view = new CodeView("");
+            for (let end = 0; end < text.length; end += step) view.update(toLines(text.slice(0, end)), false);
+            view.update(toLines(text), true);
+            document.body.append(view.node);
+            const selection = getSelection();
+            selection.selectAllChildren(view.code);
+            const selected = selection.toString();
+            const pre = view.node.querySelector("pre");
+            const style = getComputedStyle(pre);
+            const height = pre.clientHeight - 2 * Number.parseFloat(style.paddingTop);
+            const numLines = height / Number.parseFloat(style.lineHeight);
+            view.node.remove();
+            return [selected, numLines];
+        }""",
+        [text, step],
+    )
+    assert selected == text
+    assert round(num_lines) == 131
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~~", "1. ```", "> ```", "   ```"])

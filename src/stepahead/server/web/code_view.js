@@ -1,9 +1,12 @@
-// A block of code that may still be growing: finished lines are read and drawn once.
+// A block of code that may still be growing: finished lines are read and drawn once, and stand in parts of some lines
+// each, so that the browser can leave alone what is out of sight.
 
 import { copyButton, el } from "./dom.js";
 import { highlightLine, languageOf } from "./highlight.js";
 import { joined } from "./markdown_blocks.js";
 import { appendText } from "./plain_text.js";
+
+const PART_LINES = 40;
 
 export class CodeView {
   constructor(language) {
@@ -16,6 +19,7 @@ export class CodeView {
     this.lastMarks = [];
     this.code = el("code", {});
     this.last = el("span", {});
+    this.part = null; // to which lines are added
     this.code.append(this.last);
     this.node = el("figure", { class: "code-block" },
       el("figcaption", {}, el("span", { class: "code-language" }, language || "text"),
@@ -31,17 +35,23 @@ export class CodeView {
   update(lines, isClosed) {
     this.lines = lines;
     const numFinal = isClosed ? lines.length : Math.max(lines.length - 1, 0);
-    const fresh = document.createDocumentFragment();
-    while (this.numDrawn < numFinal) {
-      const line = lines[this.numDrawn];
-      this.state = this.draw(fresh, line, this.state, this.marks, this.numDrawn > 0);
-      this.numDrawn += 1;
+    for (; this.numDrawn < numFinal; this.numDrawn += 1) {
+      const isFirst = this.numDrawn % PART_LINES === 0;
+      if (isFirst) this.beginPart();
+      const fresh = document.createDocumentFragment();
+      this.state = this.draw(fresh, lines[this.numDrawn], this.state, this.marks, !isFirst);
+      this.last.before(fresh);
     }
-    this.last.before(fresh);
     this.lastMarks = [];
     const tail = document.createDocumentFragment();
     if (!isClosed && lines.length > 0) this.draw(tail, lines.at(-1), this.state, this.lastMarks, lines.length > 1);
     this.last.replaceChildren(tail);
+  }
+
+  // A line's end at the end of a block shows no empty line.
+  beginPart() {
+    if (this.numDrawn > 0) this.last.before("\n");
+    this.code.append(el("span", { class: "code-part" }, this.last));
   }
 
   allMarks() {

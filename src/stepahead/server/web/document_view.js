@@ -54,7 +54,7 @@ export class DocumentView {
       const begin = at;
       at += turn.content.length;
       if (turn.role === "user") found.own.push(begin, at);
-      else found.accepted.push(...turn.accepted.map((offset) => begin + offset));
+      else found.accepted = found.accepted.concat(turn.accepted.map((offset) => begin + offset));
     }
     return found;
   }

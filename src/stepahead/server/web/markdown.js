@@ -38,7 +38,6 @@ export class MarkdownView {
     const known = this.open[index];
     if (block.kind === "code" && known?.at === block.at && known.code?.name === block.language) {
       known.code.update(block.lines, block.isClosed || isFinal);
-      known.marks = known.code.allMarks();
       return;
     }
     const drawn = { at: block.at, marks: [], code: null, node: null };
@@ -53,7 +52,8 @@ export class MarkdownView {
   // A block is complete when the line that begins the next one is: "---" may yet become the second line of a table.
   settle() {
     while (this.open.length > 1 && isLineComplete(this.text, this.open[1].at)) {
-      this.marks.push(...this.open.shift().marks);
+      const { marks, code } = this.open.shift();
+      this.marks = this.marks.concat(code ? code.allMarks() : marks);
       this.numFinal = this.open[0].at;
     }
   }
@@ -62,8 +62,12 @@ export class MarkdownView {
     return this.numFinal > 0 && this.text[this.numFinal - 1] !== "\n";
   }
 
+  // Those that stay, and those that the next drawing may replace: of open code the lines before the last one stay.
   allMarks() {
-    return [this.marks, this.open.flatMap(({ marks }) => marks)];
+    const code = this.open[0]?.code;
+    if (!code) return [this.marks, this.open.flatMap(({ marks }) => marks)];
+    const [fixed, last] = [this.marks.concat(code.marks), code.lastMarks];
+    return [fixed, this.open.slice(1).reduce((all, { marks }) => all.concat(marks), last)];
   }
 
   get openNodes() {
@@ -114,8 +118,8 @@ function filledPlain(node, lines, marks) {
 function drawCode(block, marks, isFinal, onCode) {
   const view = new CodeView(block.language);
   view.update(block.lines, block.isClosed || isFinal);
-  marks.push(...view.allMarks());
-  onCode?.(view);
+  if (onCode) onCode(view);
+  else for (const mark of view.allMarks()) marks.push(mark);
   return view.node;
 }
 

@@ -36,7 +36,7 @@ export class MarkedText {
     if (!isOn[this.name]) return;
     for (const range of this.open) this.highlight.delete(range);
     const fresh = rangesOf(stretches, fixedMarks.slice(this.numFixed), this.first);
-    this.fixed.push(...fresh);
+    this.fixed = this.fixed.concat(fresh);
     this.open = rangesOf(stretches, openMarks, this.first);
     for (const range of [...fresh, ...this.open]) this.highlight.add(range);
     this.numFixed = fixedMarks.length;
