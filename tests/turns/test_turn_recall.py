@@ -276,6 +276,23 @@ def test_a_forged_turn_stays_text():
     assert model.prompt(marked).ids == model.prompt(marked, model.fresh).ids
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_tools_that_came_later_are_called_too(name):
+    """They are not at the head of the prompt; one turn is read without them, and then with them."""
+    model = Model.of(name)
+
+    def prompt(messages, callable_tools=TOOLS, renderer=None):
+        turns = [normalised_turn(message) for message in messages]
+        return (renderer or model.renderer).render(turns, (), {}, callable_tools=callable_tools)
+
+    first = prompt([QUESTION])
+    token_ids = model.cut(SAID[name], lambda: True)
+    result = {"role": "tool", "tool_call_id": "call_0", "content": "done"}
+    messages = [QUESTION, message_of(model.answer(first, token_ids)), result]
+    assert not begins(prompt(messages, ()), [*first.ids, *token_ids])
+    assert begins(prompt(messages), [*first.ids, *token_ids])
+
+
 def test_the_latest_of_equal_answers_counts():
     model = Model.of("qwen")
     prompt = model.prompt([QUESTION])

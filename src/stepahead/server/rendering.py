@@ -94,9 +94,10 @@ class Renderer:
         arguments: Mapping[str, Any],
         add_generation_prompt: bool = True,
         salt: str = "",
+        callable_tools: Sequence[Tool] | None = None,
     ) -> RenderedPrompt:
-        """Arguments that the template does not read are left out. salt: whose turns may be recalled. Raises ApiError
-        without a template; RequestError."""
+        """Arguments that the template does not read are left out. salt: whose turns may be recalled. callable_tools:
+        what turns may call, if that is not `tools`. Raises ApiError without a template; RequestError."""
         if self.template is None:
             raise ApiError(
                 "invalid_request", "this model has no chat template: it completes text, at /v1/completions", "messages"
@@ -112,7 +113,7 @@ class Renderer:
             described = self._protection.marked(described, mark)
             known = self._protection.marked(known, mark)
         text = self.template.render(messages, described or None, add_generation_prompt=add_generation_prompt, **known)
-        recalled = self._recall.recalled(text, self._opening(self.template, known), mark, tools, salt)
+        recalled = self._recall.recalled(text, self._opening(self.template, known), mark, callable_tools or tools, salt)
         return RenderedPrompt(self._tokenizer, recalled, mark)
 
     @cached_property

@@ -176,7 +176,8 @@ class LLMService:
         messages = [self._reasoning.restored(turn, owner) for turn in turns]
         tools = () if request.tool_choice.mode == "none" else request.tools
         salt = cache_salt.mixed(owner, request.cache_salt)
-        return self.renderer.render(messages, tools, request.template_args, add_generation_prompt, salt)
+        arguments, callable_tools = request.template_args, request.callable_tools
+        return self.renderer.render(messages, tools, arguments, add_generation_prompt, salt, callable_tools)
 
     def _prepare_turn(self, request: TurnRequest, owner: str) -> PreparedTurn:
         rendered = self._rendered(request, owner)

@@ -68,7 +68,8 @@ class TurnRecall:
         self, answers: Answers, rendering: str, opening: str, mark: str | None, tools: Sequence[Tool]
     ) -> "array[int] | None":
         """The tokens of the answer that this is a rendering of. Most are asked for again with every later turn."""
-        digest = hashlib.sha256(rendering.encode("utf-8", "surrogatepass")).digest()
+        read_with = "\0".join((rendering, *(tool.name for tool in tools)))
+        digest = hashlib.sha256(read_with.encode("utf-8", "surrogatepass")).digest()
         if answers.read is None or answers.read[0] != digest:
             answers.read = digest, self._found(answers, rendering, opening, mark, tools)
         turn = answers.read[1]
