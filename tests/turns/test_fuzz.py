@@ -49,7 +49,8 @@ def test_never_raises_and_no_cut_matters(pieces, turn_format, in_reasoning, buff
     options = {"in_reasoning": in_reasoning, "buffers": buffers}
     pieces = as_tokens(pieces, turn_format)
     events = parse(pieces, turn_format, **options)
-    gathered(events)
+    turn = gathered(events)
+    assert not buffers or all(call.is_complete for call in turn.calls)
     assert parse("".join(pieces), turn_format, **options) == events
     assert parse(list("".join(pieces)), turn_format, **options) == events
 

@@ -1,5 +1,6 @@
 """A conversation to the tokens of a prompt: by the model's chat template, its own text kept apart from the client's."""
 
+import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from stepahead.turns.turn_recall import Recalled, TurnRecall
 _OWN_MARKS = frozenset(("<think>", "</think>"))
 _NEVER_ARGUMENTS = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
 _MAX_OPENINGS = 64
+_MAX_OPENING = 1000  # characters: a request's arguments may stand in it
 Segment = tuple[str, int | None]
 
 
@@ -76,7 +78,7 @@ class Renderer:
         self.template = None if llm.tokenizer.chat_template is None else ChatTemplate.from_tokenizer(llm.tokenizer)
         texts = [llm.tokenizer.token_text(token_id) for token_id in llm.tokenizer.control_ids]
         self._protection = Protection(texts) if protects_special else None
-        self._openings: dict[str, str] = {}
+        self._openings: dict[bytes, str] = {}
 
     @property
     def arguments(self) -> frozenset[str]:
@@ -122,12 +124,13 @@ class Renderer:
 
     def _opening(self, template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
         """What the template writes before an answer; "" where that cannot be told."""
-        key = json.dumps(arguments, sort_keys=True, default=str)
-        if key not in self._openings:
+        key = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).digest()
+        opening = self._openings.get(key)
+        if opening is None:
             if len(self._openings) >= _MAX_OPENINGS:
                 self._openings.clear()
-            self._openings[key] = _opening_of(template, arguments)
-        return self._openings.get(key, "")
+            opening = self._openings[key] = _opening_of(template, arguments)
+        return opening
 
     @staticmethod
     def _protected(protection: Protection, message: Mapping[str, Any], mark: str) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def _opening_of(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
         asked, told = (template.render(question, None, is_asked, **arguments) for is_asked in (True, False))
     except StepaheadError:
         return ""
-    return asked[len(told) :] if asked.startswith(told) else ""
+    opening = asked[len(told) :] if asked.startswith(told) else ""
+    return opening if len(opening) <= _MAX_OPENING else ""
 
 
 def _joined(segments: list[Segment]) -> Iterator[Segment]:
