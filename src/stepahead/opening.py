@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from stepahead.backends.base import BLOCK_SIZE, NUMERICS_VERSION, Backend
 from stepahead.config import EngineConfig, ResolvedConfig
 from stepahead.engine.prefix_cache import PrefixCache
@@ -63,7 +65,7 @@ def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner)
     facts = {
         "files": [asdict(source) for source in file.identity()],
         "backend": runner.backend.name,
-        "numerics": NUMERICS_VERSION,
+        "numerics": [NUMERICS_VERSION, np.__version__],  # numpy computes the angles of rotary embeddings
         "format": [FORMAT_VERSION, sys.byteorder, BLOCK_SIZE],
         "kv_type": config.kv_type,
         "groups": [[spec.name, spec.window, spec.layers] for spec in trunk],

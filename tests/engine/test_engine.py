@@ -129,7 +129,7 @@ def test_who_decodes_does_not_wait_for_a_long_prompt():
     engine.step()
     engine.add(make_request(1, prompt_of(800, 1), 10, depth=0))
     widths = widest_steps(engine, 0)
-    assert max(widths) <= 50 and sorted(widths)[-10] >= 48
+    assert max(widths) <= 50 and sorted(widths)[-10] >= 43  # nine tenths
     unlimited = make_engine(chunk_tokens=512, max_step_ms=None, row_ms=1.0)
     unlimited.add(make_request(0, prompt_of(20), 100, depth=0))
     unlimited.step()

@@ -1,5 +1,7 @@
 """What was written by one engine and read by another: text and drafts are those of a prompt that was computed."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -144,10 +146,8 @@ def test_kernels_of_one_kind_read_what_another_wrote(model_path, kv_type, small_
 def test_records_are_the_same_whatever_was_in_the_blocks(step, small_pieces):
     store, first = written(step)
     again = Runs(step, first.speculation, 1.0, store=MemoryStore())
-    again.spill._store.takes_writes = False
     again.run(OTHER * 9)
     again.engine.scheduler.prefix_cache.clear()
-    again.spill._store.takes_writes = True
     again.run(TEXT, ENDS)
     other = again.spill._store
     assert store.written.keys() <= other.written.keys()
@@ -324,11 +324,22 @@ def test_a_store_that_raises(step, method, small_pieces):
 
 
 def test_a_store_that_takes_nothing(step, small_pieces):
+    """It is asked again after a while, and after a longer one, for what is copied for it costs time."""
+    now = 0.0
     store = MemoryStore()
     store.takes_writes = False
     runs = Runs(step, chain_of(3), 1.0, store=store)
+    runs.spill._clock = lambda: now
+    tried = []
+    for second in range(40):
+        now = float(second)
+        runs.run((second, *OTHER), num_new=1)
+        if runs.spill.counts.num_failed > len(tried):
+            tried.append(second)
+    assert tried == [0, 1, 3, 7, 15, 31]
+    store.takes_writes, now = True, 100.0
     runs.run(TEXT, ENDS)
-    assert runs.spill.counts.num_failed > 1 and runs.spill.counts.num_written == 0
+    assert runs.spill.counts.num_written == len(store.written) > 3
 
 
 @pytest.mark.parametrize("cache_nbytes", [0, 1, 100_000])
@@ -400,6 +411,40 @@ def test_an_abort_while_waiting_for_the_disk(step, small_pieces):
         warm.run(OTHER)
     assert_no_block_leaks(warm)
     assert warm.spill.counts.num_read == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_traffic_over_a_bad_disk(step, seed, small_pieces):
+    """Readings that take their time, damage, refusals, aborts, little memory: every text is what it is alone."""
+    rng, store, sequences, cold = random.Random(seed), MemoryStore(), [], None
+    for _ in range(3):
+        store.delay = rng.randint(0, 8)
+        runs = Runs(step, chain_of(3), 1.0, 3, store=store, cache_nbytes=rng.choice([None, 0, 200_000, 2_000_000]))
+        cold, own, aborted = cold or cold_of(step, runs), [], set()
+        for _ in range(40):
+            if rng.random() < 0.3 and len(own) < 8:
+                text = rng.choice([sequence.token_ids for sequence in sequences] + [list(TEXT)])
+                prompt = [*text[: rng.randint(1, min(len(text), 340))], *rng.choices(range(200), k=rng.randint(0, 9))]
+                ends = sorted(rng.sample(range(1, len(prompt) + 1), k=min(3, len(prompt))))
+                own.append(runs.add(prompt, tuple(ends), salt=rng.choice(["", "", "x"])))
+            if own and rng.random() < 0.1:
+                victim = rng.choice(own).request.request_id
+                aborted.add(victim)
+                runs.engine.abort(victim)
+            store.takes_writes = rng.random() < 0.8
+            if store.written and rng.random() < 0.2:
+                store.damaged = {rng.choice(list(store.written))}
+            runs.engine.step()
+        while runs.engine.has_unfinished:
+            runs.engine.step()
+        while runs.spill.is_reading:
+            runs.run(OTHER)
+        assert_no_block_leaks(runs)
+        for sequence in own:
+            again = cold.run(sequence.request.prompt_ids, num_new=sequence.request.max_new_tokens)
+            is_whole = sequence.request.request_id not in aborted
+            assert sequence.output_ids == again.output_ids[: None if is_whole else sequence.num_output_tokens]
+        sequences += own
 
 
 def test_nothing_is_done_while_all_wait_for_the_disk(step, small_pieces):

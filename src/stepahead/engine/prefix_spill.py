@@ -6,6 +6,9 @@ disk.
 """
 
 import logging
+import math
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,6 +33,9 @@ MIN_TOKENS = 256
 
 MIN_DISTANCE = 2048
 """Tokens from one snapshot to the next that is written, but for those where texts are likely to go on."""
+
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""After the store did not take what was copied for it nothing is copied for a second, then for twice as long."""
 
 MAX_READINGS = 2
 """At once: what is read is held in memory until it is adopted."""
@@ -70,8 +76,18 @@ class _Restore:
 class PrefixSpill:
     """The prefix cache's place on disk."""
 
-    def __init__(self, store: PrefixStore, identity: str, runner: ModelRunner, cache: PrefixCache) -> None:
+    def __init__(
+        self,
+        store: PrefixStore,
+        identity: str,
+        runner: ModelRunner,
+        cache: PrefixCache,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: seconds."""
         self.counts = SpillCounts()
+        self._clock = clock
+        self._pause_s, self._saves_at = FIRST_PAUSE_S, -math.inf
         self._store = store
         self._identity = identity
         self._cache = cache
@@ -98,7 +114,7 @@ class PrefixSpill:
     # --- writing ---
     def save(self, sequence: Sequence, snapshot: Snapshot) -> None:
         """Have a snapshot written that is about to be published, if it is worth it."""
-        if not self._is_due(sequence, snapshot):
+        if not self._is_due(sequence, snapshot) or self._clock() < self._saves_at:
             return
         sequence.num_saved_tokens = snapshot.position
         try:
@@ -110,8 +126,11 @@ class PrefixSpill:
         if is_taken:
             self.counts.num_written += len(records)
             self.counts.nbytes_written += sum(record.header.nbytes for record in records)
+            self._pause_s = FIRST_PAUSE_S
         else:
             self.counts.num_failed += 1
+            self._saves_at = self._clock() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
     def _is_due(self, sequence: Sequence, snapshot: Snapshot) -> bool:
         """Where texts go on: the first message's end, the prompt's, the sequence's; and now and then on the way."""

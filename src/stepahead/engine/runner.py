@@ -18,6 +18,10 @@ CACHED_SEQUENCES = 2
 """The prefix cache may take what this many sequences of the whole context take, unless told otherwise."""
 
 
+MAX_CACHED_BLOCKS = 1 << 20
+"""Of a group, for the prefix cache: 67 million tokens. Each block costs some bytes even while it is free."""
+
+
 class StepInterrupted(Exception):  # noqa: N818 - a signal between engine and checkpoint, no fault of anyone's
     """Raised by a checkpoint to abandon a pass; nothing of the step is committed."""
 
@@ -76,7 +80,9 @@ class ModelRunner:
             all_nbytes = sum(nbytes * count for nbytes, count in zip(block_nbytes, num_blocks, strict=True))
             cache_nbytes = CACHED_SEQUENCES * all_nbytes // max_num_seqs
         num_blocks = tuple(
-            count + cache_nbytes // nbytes if not spec.is_draft and (is_asked or spec.window is not None) else count
+            count + min(cache_nbytes // nbytes, MAX_CACHED_BLOCKS)
+            if not spec.is_draft and (is_asked or spec.window is not None)
+            else count
             for spec, count, nbytes in zip(model.kv_specs, num_blocks, block_nbytes, strict=True)
         )
         kv = tuple(
