@@ -11,7 +11,7 @@ import { Strip } from "./strip.js";
 import { Transcript } from "./transcript.js";
 import { drawWelcome } from "./welcome.js";
 import { download, fromFile, toFile } from "./transfer.js";
-import { icon, iconButton, replace } from "./dom.js";
+import { el, icon, iconButton, replace } from "./dom.js";
 import { loadModel, storeKey } from "./api.js";
 import { openStore } from "./store.js";
 import { isTinted, setTint } from "./tint.js";
@@ -142,7 +142,8 @@ class App {
     $(".title").textContent = title;
     document.title = isEmpty ? "stepahead" : `${title} · stepahead`;
     const model = chat.model?.id ?? "";
-    replace($(".model-button"), model ? icon("bolt") : null, model);
+    replace($(".model-button"), model ? icon("bolt") : null, el("span", {}, model));
+    $(".model-button").title = model;
     $(".model-button").hidden = !model;
     this.composer.setMode(current.mode);
     this.composer.setStreaming(chat.isRunning);
