@@ -15,6 +15,7 @@ ANSWER = 'The folder holds one file. It says: a < b && c > d, "quoted".'
 _NAMED = re.compile(r'scenario-(\w+)(?: ([^\s"]+))?')
 _SHELLS = re.compile(r"bash|shell|exec|command|terminal", re.IGNORECASE)
 _TITLE = re.compile(r"title generator|generate a (concise|brief)? ?title", re.IGNORECASE)
+_SUMMARY = re.compile(r"summar(y|ize)|handoff|compaction", re.IGNORECASE)
 _AGENTS = re.compile(r"^(agent|task)$|spawn_agent$", re.IGNORECASE)
 _WRITERS = re.compile(r"^(write|create_?new_?file|write_to_file|apply_patch|editor)$", re.IGNORECASE)
 _CONTENT = 'a < b && c > "d" </parameter>\n\ttab\n'
@@ -30,6 +31,8 @@ class Scenarios:
     def __call__(self, request: TurnRequest) -> Said:
         if _TITLE.search(str(request.messages[0]["content"])):
             return Said(turn("A title.", "Scripted title"))
+        if request.messages[-1]["role"] == "user" and _SUMMARY.search(request.messages[-1]["content"]):
+            return Said(turn("In short.", "<analysis>Short.</analysis>\n<summary>They looked at a folder.</summary>"))
         place, name, argument = _named(request)
         num_results = sum(message["role"] == "tool" for message in request.messages[place:])
         self._asked[name, argument] += 1
@@ -49,6 +52,13 @@ class Scenarios:
         if num_results >= 3:
             return Said(turn("Enough.", ANSWER))
         return Said(turn(f"Look number {num_results + 1}.", "", _shell_call(request.tools)))
+
+    def _danger(self, request: TurnRequest, num_results: int, argument: str) -> Said:
+        """Something that a client should ask its user about."""
+        if num_results:
+            return Said(turn("That is done.", ANSWER))
+        command = f"rm -rf {argument or 'nothing'}/; touch ../danger.txt"
+        return Said(turn("I clean up.", "", _shell_call(request.tools, command)))
 
     def _parallel(self, request: TurnRequest, num_results: int, argument: str) -> Said:
         if num_results:
@@ -124,10 +134,10 @@ def _named(request: TurnRequest) -> tuple[int, str, str]:
     return 0, "plain", ""
 
 
-def _shell_call(tools: tuple[Tool, ...]) -> str:
-    """Of whichever tool runs commands: ls. Of the first, where none does."""
+def _shell_call(tools: tuple[Tool, ...], command: str = "ls") -> str:
+    """Of whichever tool runs commands; of the first, where none does."""
     tool = next((tool for tool in tools if _SHELLS.search(tool.name)), tools[0] if tools else None)
-    return "(there are no tools)" if tool is None else call(tool.name, **_arguments(tool, "ls", ""))
+    return "(there are no tools)" if tool is None else call(tool.name, **_arguments(tool, command, ""))
 
 
 def _given_task(tool: Tool) -> Mapping[str, str]:
