@@ -44,6 +44,7 @@ def test_claude_code():
     assert variables["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "step 3.5/q4"
     assert variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "65536"
     assert variables["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "16384"
+    assert shown("claude-code").endswith("\nclaude --permission-mode default\n")
 
 
 @pytest.mark.parametrize(("context", "is_told"), [(99_999, False), (100_000, True)])

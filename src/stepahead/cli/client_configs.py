@@ -67,7 +67,8 @@ def _claude_code(server: _Server) -> str:
         "API_TIMEOUT_MS": 3_600_000,
     }
     exports = [f"export {name}={value}" for name, value in variables.items()]
-    return "\n".join(["# Claude Code: in the shell that starts it", *exports, "claude"])
+    # Its auto mode has Anthropic's server judge what is dangerous.
+    return "\n".join(["# Claude Code: in the shell that starts it", *exports, "claude --permission-mode default"])
 
 
 def _codex(server: _Server) -> str:
