@@ -398,6 +398,58 @@ def test_few_are_read_at_once(step, small_pieces):
     assert_no_block_leaks(warm)
 
 
+@pytest.fixture
+def small_copies(monkeypatch):
+    monkeypatch.setattr(prefix_records, "COPIED_NBYTES", 1)
+
+
+def test_a_long_prefix_is_copied_in_turns(step, small_pieces, small_copies):
+    """Beside those who are answered, a part between two steps."""
+    store, first = written(step)
+    warm = fresh(step, first, store)
+    slow, quick = warm.add(TEXT), warm.add(OTHER, num_new=30)
+    for _ in range(4):
+        warm.engine.step()
+    assert warm.engine.scheduler.running == [quick]
+    (restore,) = warm.spill._restores.values()
+    assert restore.steps is not None
+    while warm.engine.has_unfinished:
+        warm.engine.step()
+    assert slow.num_cached_tokens == 299
+    for sequence in (slow, quick):
+        assert_same(warm, sequence, cold_of(step, first))
+    assert_no_block_leaks(warm)
+
+
+def test_an_abort_while_it_is_copied(step, small_pieces, small_copies):
+    store, first = written(step)
+    warm = fresh(step, first, store)
+    warm.add(TEXT)
+    for _ in range(3):
+        warm.engine.step()
+    warm.engine.abort(1)
+    warm.engine.step()
+    assert not warm.spill.is_reading
+    assert_no_block_leaks(warm)
+
+
+def test_who_runs_needs_the_blocks_of_what_is_copied(step, small_pieces, small_copies):
+    store, first = written(step)
+    warm = fresh(step, first, store, max_num_seqs=1)
+    sequence = warm.add(TEXT)
+    warm.engine.step()
+    assert warm.spill.is_reading
+    kv_cache = warm.engine.runner.kv_cache
+    assert kv_cache.num_free(0) < kv_cache.num_blocks[0]
+    warm.engine.scheduler._make_room()
+    assert not warm.spill.is_reading and warm.spill.counts.num_unused == 1
+    assert kv_cache.num_free(0) == kv_cache.num_blocks[0]
+    while warm.engine.has_unfinished:
+        warm.engine.step()
+    assert_same(warm, sequence, cold_of(step, first))
+    assert_no_block_leaks(warm)
+
+
 def test_an_abort_while_waiting_for_the_disk(step, small_pieces):
     store, first = written(step)
     store.delay = 4
@@ -414,8 +466,9 @@ def test_an_abort_while_waiting_for_the_disk(step, small_pieces):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_traffic_over_a_bad_disk(step, seed, small_pieces):
+def test_random_traffic_over_a_bad_disk(step, seed, small_pieces, monkeypatch):
     """Readings that take their time, damage, refusals, aborts, little memory: every text is what it is alone."""
+    monkeypatch.setattr(prefix_records, "COPIED_NBYTES", 1 << (12 + 4 * (seed % 3)))
     rng, store, sequences, cold = random.Random(seed), MemoryStore(), [], None
     for _ in range(3):
         store.delay = rng.randint(0, 8)

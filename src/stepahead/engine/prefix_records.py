@@ -6,6 +6,7 @@ Nothing that a record says is believed before it was compared with this model's 
 requests.
 """
 
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from stepahead.prefix_store.record import Header, Kind, Record, record_key
 
 PIECE_TOKENS = 1024
 PIECE_BLOCKS = PIECE_TOKENS // BLOCK_SIZE
+
+COPIED_NBYTES = 64 << 20
+"""At once, of what was read: about 10 ms, so that nobody who is just being answered has to wait for more."""
 
 FORMAT_VERSION = 1
 """Of names, order and meaning of what a record holds."""
@@ -113,9 +117,14 @@ class PrefixRecords:
             lowest.append(position + 1 if hidden is None else hidden)
         return min(first_blocks, default=0) >= 0 and max(lowest, default=0) <= num_tokens <= position
 
-    def restore(self, text: Text, first_piece: int, records: Seq[Record], cache: PrefixCache) -> bool:
+    def restore(
+        self, text: Text, first_piece: int, records: Seq[Record], cache: PrefixCache
+    ) -> Generator[None, None, bool]:
         """Publish a snapshot at the end of a text, of the records of its pieces from first_piece on and its own; the
-        pieces before are in the cache. False: they are not any more, or a record is not as it should be, or no room."""
+        pieces before are in the cache. False: they are not any more, or a record is not as it should be, or no room.
+
+        In turns of COPIED_NBYTES; whoever gives up between two of them closes the generator, which frees its blocks.
+        """
         if not self._are_sound(text, first_piece, records):
             return False
         position = len(text.token_ids)
@@ -132,7 +141,7 @@ class PrefixRecords:
                 while not kv_cache.claim(kv, group, first * BLOCK_SIZE, position):
                     if not cache.evict():
                         return False
-            self._write(text, first_piece, records, kv, firsts)
+            yield from self._write(text, first_piece, records, kv, firsts)
             kv.num_tokens = position
             hidden = self._hidden(records[-1])
             snapshot = cache.take(kv, position)
@@ -149,9 +158,9 @@ class PrefixRecords:
 
     def _write(
         self, text: Text, first_piece: int, records: Seq[Record], kv: SequenceKV, firsts: dict[int, int]
-    ) -> None:
+    ) -> Iterator[None]:
         """The arrays into kv's blocks."""
-        in_pieces = text.num_pieces * PIECE_BLOCKS
+        in_pieces, num_copied = text.num_pieces * PIECE_BLOCKS, 0
         for group, first in firsts.items():
             is_full = group in self._full_groups
             for index in range(first, len(kv.tables[group])):
@@ -163,6 +172,10 @@ class PrefixRecords:
                     size = self._block_nbytes(layer)
                     data = record.arrays[name][at * size : (at + 1) * size]
                     self._runner.backend.write_block(self._runner.kv[layer], kv.tables[group][index], data)
+                    num_copied += size
+                if num_copied >= COPIED_NBYTES:
+                    num_copied = 0
+                    yield
 
     def _hidden(self, snapshot: Record) -> HiddenRows | None:
         draft = self._runner.model.draft

@@ -8,7 +8,7 @@ disk.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -71,6 +71,7 @@ class _Restore:
     first_piece: int  # those before it are in memory
     reading: Reading
     waiting: set[int] = field(default_factory=set)  # by kv_id
+    steps: Generator[None, None, bool] | None = None  # once it is read
 
 
 class PrefixSpill:
@@ -188,20 +189,34 @@ class PrefixSpill:
         return bool(self._restores)
 
     def adopt(self) -> None:
-        """Put into the cache what has been read meanwhile."""
-        for key, restore in list(self._restores.items()):
-            if restore.reading.is_done:
-                del self._restores[key]
-                if restore.waiting:
-                    self._adopt(restore)
-                for kv_id in restore.waiting:
-                    self._asked[kv_id] = None
+        """Put into the cache what has been read meanwhile, or a part of it."""
+        for restore in list(self._restores.values()):
+            if restore.reading.is_done and self._is_adopted(restore):
+                self._end(restore)
+
+    def give_up(self) -> bool:
+        """Free the blocks of what is not wholly adopted, for somebody else needs them. False: there is none."""
+        begun = [restore for restore in self._restores.values() if restore.steps is not None]
+        for restore in begun:
+            self.counts.num_unused += 1
+            self._end(restore)
+        return bool(begun)
 
     def forget(self, sequence: Sequence) -> None:
         """It waits no more."""
         restore = self._asked.pop(sequence.kv.kv_id, None)
         if restore is not None:
             restore.waiting.discard(sequence.kv.kv_id)
+            if not restore.waiting and restore.steps is not None:
+                self._end(restore)
+
+    def _end(self, restore: _Restore) -> None:
+        """Nobody waits for it any more."""
+        self._restores = {key: each for key, each in self._restores.items() if each is not restore}
+        if restore.steps is not None:
+            restore.steps.close()
+        for kv_id in restore.waiting:
+            self._asked[kv_id] = None
 
     def _worth_reading(self, request: Request, num_known: int, needs_hidden: bool) -> _Found | None:
         if len(request.prompt_ids) <= num_known + MIN_TOKENS:
@@ -245,20 +260,28 @@ class PrefixSpill:
                 return best
         return None
 
-    def _adopt(self, restore: _Restore) -> None:
-        records = restore.reading.records
-        if records is None:
-            self.counts.num_damaged += 1
-            log.warning("a prefix of %d tokens on disk was damaged, and is computed", len(restore.text.token_ids))
-            return
-        self.counts.num_read += len(records)
-        self.counts.nbytes_read += sum(record.header.nbytes for record in records)
+    def _is_adopted(self, restore: _Restore) -> bool:
+        """Adopt a part; True if nothing is left to be done, for good or bad."""
+        if restore.steps is None:
+            records = restore.reading.records
+            if records is None:
+                self.counts.num_damaged += 1
+                log.warning("a prefix of %d tokens on disk was damaged, and is computed", len(restore.text.token_ids))
+            if records is None or not restore.waiting:
+                return True
+            self.counts.num_read += len(records)
+            self.counts.nbytes_read += sum(record.header.nbytes for record in records)
+            restore.steps = self._records.restore(restore.text, restore.first_piece, records, self._cache)
         try:
-            is_known = self._records.restore(restore.text, restore.first_piece, records, self._cache)
+            next(restore.steps)
+        except StopIteration as end:
+            self.counts.num_unused += not end.value
+            return True
         except Exception:
             log.exception("a prefix of %d tokens from disk could not be used", len(restore.text.token_ids))
-            is_known = False
-        self.counts.num_unused += not is_known
+            self.counts.num_unused += 1
+            return True
+        return False
 
     def _text(self, token_ids: Seq[int], salt: str) -> Text:
         return Text(np.array(token_ids, np.int32), salt, root_key(self._identity, salt))

@@ -279,8 +279,8 @@ class Scheduler:
             sequence.snapshots.append(self.prefix_cache.take(sequence.kv, position))
 
     def _make_room(self) -> None:
-        has_evicted = self.prefix_cache.evict()
-        assert has_evicted, "admission reserved these blocks"
+        has_freed = self.prefix_cache.evict() or (self.spill is not None and self.spill.give_up())
+        assert has_freed, "admission reserved these blocks"
 
     def _worst_case(self, sequence: Sequence) -> tuple[int, ...]:
         return self._blocks_needed(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
