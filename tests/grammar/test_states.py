@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 'stepahead[server]'")
 
 from stepahead.errors import RequestError
+from stepahead.grammar import GrammarError, GrammarFactory, compiler
 from stepahead.grammar.state import MAX_IDLE, MAX_KEYS
 from stepahead.tokenizer import Tokenizer
 from stepahead.tokenizer.vocabulary import BYTE_OF_CHAR
@@ -197,3 +198,26 @@ def test_a_vocabulary_without_end_tokens(has_bos: bool) -> None:
     end = 256 if has_bos else 299
     assert set(np.flatnonzero(logits == 0).tolist()) == {*tokenizer.encode("b"), end}
     assert state.advance(end).is_finished
+
+
+def test_what_other_texts_needed_ends_none(demo_llm, monkeypatch) -> None:
+    """All texts of a grammar learn together, up to a limit: here a few texts reach it, and one of them alone would."""
+    monkeypatch.setattr(compiler, "MAX_LEXER_STATES", 60)
+    factory = GrammarFactory(demo_llm.tokenizer, demo_llm.model.vocab_size)
+    first = factory.for_output(GrammarText("regex", "(a|b)*a(a|b){14}"))
+    a, b = (demo_llm.tokenizer.encode(char, add_bos=False)[0] for char in "ab")
+
+    def read(state, rng: random.Random, length: int):
+        for _ in range(length):
+            state.mask(np.zeros(demo_llm.model.vocab_size, np.float32))
+            assert not state.is_finished
+            state = state.advance(rng.choice((a, b)))
+        return state
+
+    beside = read(first, random.Random(99), 3)
+    for seed in range(30):
+        read(first, random.Random(seed), 8)
+    with pytest.raises(GrammarError, match="too many states"):
+        read(first, random.Random(1), 100)
+    read(beside, random.Random(5), 5)
+    read(first, random.Random(2), 8)

@@ -15,7 +15,8 @@ from stepahead.server.batch import answer
 from support.served import in_process
 
 WHY = "the grammar cannot be followed further: too many states"
-MARKED = 666  # the seed of requests whose grammar fails
+MARKED, BESIDE = 666, 1  # the seeds of requests whose grammar fails, and of others
+DEEP = {"speculation": {"mode": "mtp", "depth": 2, "adaptive": False}}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
 PATHS = {
     "/v1/chat/completions": CHAT,
@@ -58,23 +59,27 @@ def said_in(path: str, text: str) -> dict:
     return last["response"]["error"] if path == "/v1/responses" else last["error"]
 
 
+@pytest.mark.parametrize("drafting", [{}, DEEP], ids=["auto", "deep"])
 @pytest.mark.parametrize("where", ["mask", "advance", "is_finished"])
-def test_it_ends_its_request_alone(chat_model, where: str) -> None:
+def test_it_ends_its_request_alone(chat_model, where: str, drafting: dict) -> None:
+    """Also where another request, whose grammar allows everything, is drafted for beside it."""
+
     async def serve():
         async with in_process(chat_model) as served:
             post = served.client.post
 
             def grammar(request, is_reasoning):
-                return Failing(where) if request.params.seed == MARKED else None
+                return Failing(where if request.params.seed == MARKED else "nowhere")
 
             served.service._grammar = grammar
-            alone = (await post("/v1/chat/completions", json={**CHAT, "seed": 1})).json()
+            other = {**CHAT, **drafting, "seed": BESIDE}
+            alone = (await post("/v1/chat/completions", json=other)).json()
             for path, body in PATHS.items():
-                asked = {**body, "seed": MARKED, "ignore_eos": True}
+                asked = {**body, **drafting, "seed": MARKED, "ignore_eos": True}
                 streamed, whole, beside = await asyncio.gather(
                     post(path, json={**asked, "stream": True}),
                     post(path, json=asked),
-                    post("/v1/chat/completions", json={**CHAT, "seed": 1}),
+                    post("/v1/chat/completions", json=other),
                 )
                 assert streamed.status_code == 200
                 assert WHY in said_in(path, streamed.text)["message"], path
@@ -89,3 +94,26 @@ def test_it_ends_its_request_alone(chat_model, where: str) -> None:
             assert served.num_used_blocks == 0
 
     asyncio.run(serve())
+
+
+def test_a_limit_of_the_library(chat_model, monkeypatch) -> None:
+    """A small expression with many states, of which few may be held; the penalty makes the text go back and forth."""
+    monkeypatch.setattr("stepahead.grammar.compiler.MAX_LEXER_STATES", 30)
+    asked = {
+        **CHAT,
+        "max_tokens": 400,
+        "guided_regex": "(a|b)*a(a|b){14}",
+        "seed": 3,
+        "ignore_eos": True,
+        "frequency_penalty": 2,
+    }
+
+    async def serve():
+        async with in_process(chat_model) as served:
+            whole = await served.client.post("/v1/chat/completions", json=asked)
+            streamed = await served.client.post("/v1/chat/completions", json={**asked, "stream": True})
+            return whole, streamed
+
+    whole, streamed = asyncio.run(serve())
+    for error in (whole.json()["error"], said_in("/v1/chat/completions", streamed.text)):
+        assert error["message"].startswith("the request cannot go on: the grammar cannot be followed further: ")

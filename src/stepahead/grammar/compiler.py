@@ -65,8 +65,10 @@ class Compiler:
                 return found
 
         def build() -> GrammarState:
-            state = GrammarState.first(self._compiled(text), warnings)
+            grammar = CompiledGrammar(self._matcher(text), self.vocab_size, self.end_ids)
+            state = GrammarState.first(grammar, warnings)
             state.probe()
+            grammar.compiled_anew = lambda: self.in_time(lambda: self._matcher(text))
             with self._lock:  # also where nobody waits for it any more: the next one finds it
                 self._cached[key] = state
                 if len(self._cached) > MAX_CACHED:
@@ -93,11 +95,11 @@ class Compiler:
                 f"the grammar takes longer than {self.seconds:g} s to prepare: make it simpler, or try again later"
             ) from None
 
-    def _compiled(self, text: str) -> CompiledGrammar:
+    def _matcher(self, text: str) -> LLMatcher:
         matcher = LLMatcher(self.trie, text, log_level=0, limits=self._limits())
         if matcher.is_error():
             raise GrammarError(f"the grammar cannot be used: {reason(matcher.get_error())}")
-        return CompiledGrammar(matcher, self.vocab_size, self.end_ids)
+        return matcher
 
     def _limits(self) -> LLParserLimits:
         return LLParserLimits(initial_lexer_fuel=LEXER_FUEL, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)

@@ -4,12 +4,13 @@ Drafts fork a text and are mostly taken back, at positions that lie close togeth
 matcher (llguidance.LLMatcher), which rolls back to what two states have in common and goes on from there: a few
 microseconds, where a copy takes three times as long. Masks of the last states are kept: heads and trunk ask for the
 same ones. A matcher that is no longer needed serves the next text of the same grammar, with all that it has learned
-about the vocabulary.
+about the vocabulary. All matchers of a grammar learn together, and what they have learned is bounded: at the end of
+it the grammar is compiled anew, since what other texts needed must not end this one.
 
 One thread at a time may use the states of one grammar.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ MAX_KEYS = 4096
 """States of a text that are remembered by their tokens: more than it looks back to."""
 
 
+MAX_RENEWALS = 2
+"""Of a text. The second is for what another text, which needs too much, has spoilt."""
+
+
 def reason(error: str) -> str:
     """The first line of what llguidance says, which is what is wrong; the rest is about llguidance."""
     line = error.strip().split("\n", 1)[0]
@@ -35,11 +40,13 @@ def reason(error: str) -> str:
 
 
 class CompiledGrammar:
-    """A grammar that llguidance has accepted, and the matchers of its texts."""
+    """A grammar that llguidance accepts, and the matchers of its texts."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, end_ids: frozenset[int]) -> None:
         self.vocab_size = vocab_size
         self.end_ids = end_ids
+        self.generation = 0  # of what the matchers have learned
+        self.compiled_anew: Callable[[], LLMatcher] | None = None  # makes one that knows nothing of the others
         self._template = matcher
         self._idle: list[LLMatcher] = []
 
@@ -50,9 +57,21 @@ class CompiledGrammar:
         except IndexError:
             return self._template.deep_copy()
 
-    def give_back(self, matcher: LLMatcher) -> None:
-        if len(self._idle) < MAX_IDLE and matcher.reset() and not matcher.is_error():
+    def give_back(self, matcher: LLMatcher, generation: int) -> None:
+        is_known = generation == self.generation
+        if is_known and len(self._idle) < MAX_IDLE and matcher.reset() and not matcher.is_error():
             self._idle.append(matcher)
+
+    def forget(self, generation: int) -> bool:
+        """Let the next matchers begin anew, unless they do so already; False where they cannot. Raises GrammarError if
+        it takes too long."""
+        if generation == self.generation:
+            if self.compiled_anew is None:
+                return False
+            self._template = self.compiled_anew()
+            self._idle.clear()
+            self.generation += 1
+        return True
 
 
 class _Mask:
@@ -80,11 +99,15 @@ class _Mask:
 class _Text:
     """One text's matcher, where it stands, and what was found out on the way. States have keys: equal ones equal."""
 
-    __slots__ = ("_finished", "_keys", "_masks", "_next_key", "_trail", "grammar", "matcher")
+    __slots__ = (
+        "_finished", "_generation", "_keys", "_masks", "_next_key", "_num_renewals", "_trail", "grammar", "matcher",
+    )  # fmt: skip
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self.grammar = grammar
         self.matcher = grammar.take()
+        self._generation = grammar.generation
+        self._num_renewals = 0
         self._trail = [0]  # keys of the states from the beginning to where the matcher stands
         self._next_key = 1
         self._keys: dict[tuple[int, int], int] = {}
@@ -92,7 +115,7 @@ class _Text:
         self._masks: dict[int, _Mask] = {}
 
     def __del__(self) -> None:
-        self.grammar.give_back(self.matcher)
+        self.grammar.give_back(self.matcher, self._generation)
 
     def key(self, before: int, token_id: int) -> int:
         """Of the state that one token leads to."""
@@ -107,6 +130,23 @@ class _Text:
 
     def move(self, state: "GrammarState") -> LLMatcher:
         """The matcher, standing at `state`. Raises GrammarError if a token on the way breaks the grammar."""
+        while True:
+            try:
+                return self._moved(state)
+            except GrammarError:
+                if not self._renew():
+                    raise
+
+    def _renew(self) -> bool:
+        """Begin again with a matcher that knows nothing; False where that did not help."""
+        if self._num_renewals >= MAX_RENEWALS or not self.grammar.forget(self._generation):
+            return False
+        self.matcher, self._trail = self.grammar.take(), [0]
+        self._generation = self.grammar.generation
+        self._num_renewals += 1
+        return True
+
+    def _moved(self, state: "GrammarState") -> LLMatcher:
         trail, token_ids, keys = self._trail, list[int](), list[int]()
         while state.depth >= len(trail) or trail[state.depth] != state.key:
             token_ids.append(state.token_id)
@@ -133,17 +173,23 @@ class _Text:
         """Raises GrammarError where that takes too long to find out."""
         found = self._masks.get(state.key)
         if found is None:
-            matcher = self.move(state)
-            is_finished = matcher.is_stopped()
-            bits = np.empty((self.grammar.vocab_size + 31) // 32, dtype=np.uint32)
-            matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-            if matcher.is_stopped() and not is_finished:
+            found = self._mask(state)
+            while found is None and self._renew():
+                found = self._mask(state)
+            if found is None:
                 raise GrammarError(f"the grammar cannot be followed further: {self._why()}")
-            found = _Mask(bits, self.grammar.vocab_size)
             if len(self._masks) >= MAX_MASKS:
                 del self._masks[next(iter(self._masks))]
             self._masks[state.key] = found
         return found
+
+    def _mask(self, state: "GrammarState") -> _Mask | None:
+        """None where it cannot be had."""
+        matcher = self.move(state)
+        is_finished = matcher.is_stopped()
+        bits = np.empty((self.grammar.vocab_size + 31) // 32, dtype=np.uint32)
+        matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        return _Mask(bits, self.grammar.vocab_size) if is_finished or not matcher.is_stopped() else None
 
     def is_finished(self, state: "GrammarState") -> bool:
         found = self._finished.get(state.key)

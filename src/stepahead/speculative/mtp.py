@@ -200,7 +200,11 @@ class MtpProposer:
         if sampled.token_id in job.sequence.request.end_ids:
             job.depth = len(job.token_ids)
             return state, sampled.margin
-        state = state.advance(sampled.token_id)
-        if state.is_finished:
+        try:
+            state = state.advance(sampled.token_id)
+            is_over = state.is_finished
+        except RequestError:
+            is_over = True  # the same: whose grammar it is, verify knows
+        if is_over:
             job.depth = len(job.token_ids)
         return state, sampled.margin
