@@ -8,10 +8,12 @@ import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 from stepahead.server.reasoning_state import seal
 from support.agent_scenarios import Scenarios
+from support.agent_server import Recorder
 from support.message_rules import check as check_message
 from support.response_rules import check as check_response
 from support.scripted_service import Said, call, scripted, turn, write_step_like
@@ -82,3 +84,47 @@ def test_a_client_gets_its_call(step_like, name):
         assert names == [recorded(name)["body"]["tools"][0]["function"]["name"]]
         assert choices[-1]["finish_reason"] == "tool_calls"
         assert ("usage" in chunks[-1]) == (name != "open_webui")
+
+
+SHELL = {"type": "function", "function": {"name": "Bash", "parameters": {"required": ["command"], "properties": {}}}}
+
+
+def test_the_server_to_try_clients_with_writes_down_what_it_was_sent(step_like, tmp_path):
+    log = tmp_path / "traffic.jsonl"
+    asked = {"model": "any", "messages": [{"role": "user", "content": "scenario-tools"}], "tools": [SHELL]}
+
+    async def ask():
+        async with scripted(step_like, Scenarios()) as (service, _):
+            transport = httpx.ASGITransport(Recorder(service, log))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.post("/v1/chat/completions", json=asked)
+
+    done = asyncio.run(ask())
+    (call_,) = done.json()["choices"][0]["message"]["tool_calls"]
+    assert call_["function"] == {"name": "Bash", "arguments": '{"command":"ls"}'}
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert (line["status"], line["path"], line["body"]) == (200, "/v1/chat/completions", asked)
+    assert "scenario-tools<|im_end|>" in line["prompts"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("plain", 200, "stop"),
+        ("loop", 200, "tool_calls"),
+        ("cut", 200, "length"),
+        ("full", 400, None),
+        ("busy", 503, None),
+    ],
+)
+def test_scenarios_end_as_they_should(step_like, name, status, reason):
+    asked = {"messages": [{"role": "user", "content": f"scenario-{name}"}], "tools": [SHELL]}
+
+    async def ask():
+        async with scripted(step_like, Scenarios()) as (_, client):
+            return await client.post("/v1/chat/completions", json=asked)
+
+    done = asyncio.run(ask())
+    assert done.status_code == status
+    if reason is not None:
+        assert done.json()["choices"][0]["finish_reason"] == reason

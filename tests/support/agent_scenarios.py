@@ -60,6 +60,13 @@ class Scenarios:
         command = f"rm -rf {argument or 'nothing'}/; touch ../danger.txt"
         return Said(turn("I clean up.", "", _shell_call(request.tools, command)))
 
+    def _patch(self, request: TurnRequest, num_results: int, argument: str) -> Said:
+        """As Codex asks models to write files that it knows nothing of: by a program in the shell."""
+        if num_results:
+            return Said(turn("Written.", "The file is written."))
+        lines = f"*** Begin Patch\n*** Add File: {argument}\n+a < b && c\n*** End Patch"
+        return Said(turn("I write it.", "", _shell_call(request.tools, f"apply_patch <<'END'\n{lines}\nEND")))
+
     def _parallel(self, request: TurnRequest, num_results: int, argument: str) -> Said:
         if num_results:
             return Said(turn("Both are there.", ANSWER))

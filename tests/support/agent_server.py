@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self, service: ScriptedLLMService, path: Path) -> None:
         self._app = make_app(service)
         self._prompts = service.prompts
-        self._file = path.open("a")
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, answer = bytearray(), bytearray()
@@ -66,8 +66,8 @@ class Recorder:
             line["body"] = json.loads(_decoded(body, headers.get("content-encoding", "identity")) or b"null")
         except (ValueError, ApiError):
             line["body"] = repr(body[:300])
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _words(headers: Any) -> dict[str, str]:
