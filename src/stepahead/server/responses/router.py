@@ -52,7 +52,7 @@ class _Responses:
         try:
             turn = await self._service.prepare(asked.turn)
         except ApiError as error:
-            # Codex makes its conversation shorter if a stream says so, and gives up if the status does.
+            # Codex takes it for what it is if a stream says so, and for a request that is wrong if the status does.
             if asked.is_streamed and error.code == "context_length_exceeded":
                 return self._stream(_failed(events, error), events, notice(asked.ignored))
             raise
