@@ -124,6 +124,11 @@ still */ let b = 1;
 Text | with pipe
 ---|---
 a \\| b | `c|d`
+*e* | f
+
+| g | h |
+|:-:|--:|
+| 1 | 2
 ~~~
 open fence
 """

@@ -31,6 +31,14 @@ export class CodeView {
     return joined(this.lines);
   }
 
+  continues(block) {
+    return block.kind === "code" && block.language === this.name;
+  }
+
+  take(block, isFinal) {
+    this.update(block.lines, block.isClosed || isFinal);
+  }
+
   // lines: all of the block so far, the last of them unfinished unless the block is closed.
   update(lines, isClosed) {
     this.lines = lines;

@@ -5,6 +5,7 @@ import { el } from "./dom.js";
 import { isLineComplete, parseBlocks, toLines } from "./markdown_blocks.js";
 import { appendInline } from "./markdown_inline.js";
 import { appendText } from "./plain_text.js";
+import { TableView } from "./table_view.js";
 
 const MAX_DEPTH = 12;
 
@@ -14,7 +15,7 @@ export class MarkdownView {
     this.text = "";
     this.numFinal = 0; // characters of the blocks that are complete
     this.marks = []; // of these: {node, at, length}
-    this.open = []; // of the others: {at, node, marks, code}
+    this.open = []; // of the others: {at, node, marks, view}; view: of one that grows by itself, which has its marks
   }
 
   // The text so far. One that does not continue the last is drawn from its beginning.
@@ -36,14 +37,13 @@ export class MarkdownView {
 
   draw(block, index, isFinal) {
     const known = this.open[index];
-    if (block.kind === "code" && known?.at === block.at && known.code?.name === block.language) {
-      known.code.update(block.lines, block.isClosed || isFinal);
+    if (known?.at === block.at && known.view?.continues(block)) {
+      known.view.take(block, isFinal);
       return;
     }
-    const drawn = { at: block.at, marks: [], code: null, node: null };
-    drawn.node = drawBlock(block, drawn.marks, 0, isFinal, (view) => {
-      drawn.code = view;
-    });
+    const drawn = { at: block.at, marks: [], view: viewOf(block), node: null };
+    drawn.view?.take(block, isFinal);
+    drawn.node = drawn.view?.node ?? drawBlock(block, drawn.marks, 0, isFinal);
     if (known) known.node.replaceWith(drawn.node);
     else this.node.append(drawn.node);
     this.open[index] = drawn;
@@ -52,8 +52,8 @@ export class MarkdownView {
   // A block is complete when the line that begins the next one is: "---" may yet become the second line of a table.
   settle() {
     while (this.open.length > 1 && isLineComplete(this.text, this.open[1].at)) {
-      const { marks, code } = this.open.shift();
-      this.marks = this.marks.concat(code ? code.allMarks() : marks);
+      const { marks, view } = this.open.shift();
+      this.marks = this.marks.concat(view ? view.allMarks() : marks);
       this.numFinal = this.open[0].at;
     }
   }
@@ -62,12 +62,12 @@ export class MarkdownView {
     return this.numFinal > 0 && this.text[this.numFinal - 1] !== "\n";
   }
 
-  // Those that stay, and those that the next drawing may replace: of open code the lines before the last one stay.
+  // Those that stay, and those that the next drawing may replace: of what grows by itself all but the last line stays.
   allMarks() {
-    const code = this.open[0]?.code;
-    if (!code) return [this.marks, this.open.flatMap(({ marks }) => marks)];
-    const [fixed, last] = [this.marks.concat(code.marks), code.lastMarks];
-    return [fixed, this.open.slice(1).reduce((all, { marks }) => all.concat(marks), last)];
+    const first = this.open[0]?.view;
+    const fixed = first ? this.marks.concat(first.marks) : this.marks;
+    const others = this.open.slice(first ? 1 : 0).flatMap(({ view, marks }) => (view ? view.allMarks() : marks));
+    return [fixed, first ? first.lastMarks.concat(others) : others];
   }
 
   get openNodes() {
@@ -75,14 +75,19 @@ export class MarkdownView {
   }
 }
 
-function drawBlock(block, marks, depth, isFinal, onCode) {
+function viewOf(block) {
+  if (block.kind === "code") return new CodeView(block.language);
+  return block.kind === "table" ? new TableView(block) : null;
+}
+
+function drawBlock(block, marks, depth, isFinal) {
   switch (block.kind) {
     case "heading": return filled(heading(block.level), block.lines, marks);
     case "rule": return el("hr");
-    case "code": return drawCode(block, marks, isFinal, onCode);
+    case "code":
+    case "table": return drawView(block, marks, isFinal);
     case "quote": return drawQuote(block, marks, depth, isFinal);
     case "list": return drawList(block, marks, depth, isFinal);
-    case "table": return drawTable(block, marks);
     case "math": return filledPlain(el("pre", { class: "math", tabindex: "0" }), block.lines, marks);
     default: return filled(el("p"), block.lines, marks);
   }
@@ -115,11 +120,10 @@ function filledPlain(node, lines, marks) {
   return node;
 }
 
-function drawCode(block, marks, isFinal, onCode) {
-  const view = new CodeView(block.language);
-  view.update(block.lines, block.isClosed || isFinal);
-  if (onCode) onCode(view);
-  else for (const mark of view.allMarks()) marks.push(mark);
+function drawView(block, marks, isFinal) {
+  const view = viewOf(block);
+  view.take(block, isFinal);
+  for (const mark of view.allMarks()) marks.push(mark);
   return view.node;
 }
 
@@ -163,15 +167,4 @@ function appendItem(item, lines, marks, depth, isFinal, isLoose) {
     else item.append(drawBlock(block, marks, depth + 1, isFinal || index < blocks.length - 1));
   }
   return item;
-}
-
-function drawTable(block, marks) {
-  const row = (tag, cells) => el("tr", {}, ...block.align.map((align, column) => {
-    const cell = el(tag, { class: align ? `align-${align}` : null, scope: tag === "th" ? "col" : null });
-    if (cells[column]) appendInline(cell, [cells[column]], marks);
-    return cell;
-  }));
-  return el("div", { class: "table-frame", tabindex: "0", role: "group", "aria-label": "Table" },
-    el("table", {}, el("thead", {}, row("th", block.header)),
-      el("tbody", {}, ...block.rows.map((cells) => row("td", cells)))));
 }
