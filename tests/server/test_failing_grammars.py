@@ -94,26 +94,3 @@ def test_it_ends_its_request_alone(chat_model, where: str, drafting: dict) -> No
             assert served.num_used_blocks == 0
 
     asyncio.run(serve())
-
-
-def test_a_limit_of_the_library(chat_model, monkeypatch) -> None:
-    """A small expression with many states, of which few may be held; the penalty makes the text go back and forth."""
-    monkeypatch.setattr("stepahead.grammar.compiler.MAX_LEXER_STATES", 30)
-    asked = {
-        **CHAT,
-        "max_tokens": 400,
-        "guided_regex": "(a|b)*a(a|b){14}",
-        "seed": 3,
-        "ignore_eos": True,
-        "frequency_penalty": 2,
-    }
-
-    async def serve():
-        async with in_process(chat_model) as served:
-            whole = await served.client.post("/v1/chat/completions", json=asked)
-            streamed = await served.client.post("/v1/chat/completions", json={**asked, "stream": True})
-            return whole, streamed
-
-    whole, streamed = asyncio.run(serve())
-    for error in (whole.json()["error"], said_in("/v1/chat/completions", streamed.text)):
-        assert error["message"].startswith("the request cannot go on: the grammar cannot be followed further: ")
