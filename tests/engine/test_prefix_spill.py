@@ -34,7 +34,7 @@ def loaded(path, backend):
 
 @pytest.fixture(scope="module")
 def step(model_path):
-    return loaded(model_path("f32"), ReferenceBackend())
+    return loaded(model_path("f32"), CpuBackend(threads=1))
 
 
 @pytest.fixture
