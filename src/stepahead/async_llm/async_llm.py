@@ -120,7 +120,8 @@ class AsyncLLM:
         tokens = sum(len(ticket.request.prompt_ids) for ticket in waiting) + num_tokens
         if num_waiting > self.limits.requests or (waiting and tokens > self.limits.tokens):
             self.num_rejected += 1
-            raise QueueFullError(f"{len(waiting)} requests are waiting already: try again later", self.retry_after())
+            what = "1 request is" if len(waiting) == 1 else f"{len(waiting)} requests are"
+            raise QueueFullError(f"{what} waiting already: try again later", self.retry_after())
 
     def retry_after(self) -> float:
         """Seconds until a place in the queue can be expected."""
