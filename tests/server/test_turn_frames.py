@@ -20,6 +20,10 @@ SCRIPTS = {
     "an exception": ([*steps(content("some ", "text")), ZeroDivisionError("secret")], UNEXPECTED),
     "an error of ours": ([*steps(content("some ", "text")), ApiError("overloaded", "too much")], "too much"),
     "a turn that failed": ([*steps(content("some ")), end("error", error="it broke")], "it broke"),
+    "a turn that cannot go on": (
+        [*steps(content("some ")), end("error", error="its grammar", error_kind="invalid_request")],
+        "its grammar",
+    ),
     "a turn that failed without a word": ([end("error")], UNEXPECTED),
     "no end": (steps(content("some ", "text")), UNEXPECTED),
     "nothing": ([], UNEXPECTED),
@@ -62,6 +66,7 @@ def test_a_stream_ends_with_the_error(chat_model, path: str, case: str) -> None:
 def test_an_answer_in_one_piece_is_the_error(chat_model, path: str, case: str, caplog) -> None:
     script, message = SCRIPTS[case]
     answer = ask(chat_model, path, script, is_stream=False)
-    assert answer.status_code == (500 if "ours" not in case else 529 if path == "/v1/messages" else 503)
+    too_much = 529 if path == "/v1/messages" else 503
+    assert answer.status_code == {"an error of ours": too_much, "a turn that cannot go on": 400}.get(case, 500)
     assert message_of(answer.json()) == message
     assert "secret" not in answer.text

@@ -7,6 +7,7 @@ from stepahead.async_llm import Ticket, UnavailableError
 from stepahead.engine.request import FinishReason as EngineReason
 from stepahead.engine.request import RequestOutput, Sequence, SpeculationStats, TextStream
 from stepahead.errors import RequestError
+from stepahead.server.api_error import Kind
 from stepahead.server.errors import UNEXPECTED
 from stepahead.server.statistics import Clock, timings
 from stepahead.server.turn_service import FinishReason, TokenLogprob, TurnEnd, TurnStep
@@ -175,7 +176,7 @@ class Choice:
         """How it ended; in the event loop, after the last step."""
         sequence = ticket.sequence
         times = timings(ticket, self.clock)
-        error = _error_text(ticket)
+        error_kind, error = _error(ticket)
         stop = None if sequence is None or not isinstance(sequence.stop_reason, str) else sequence.stop_reason
         return TurnEnd(
             choice=self.index,
@@ -188,6 +189,7 @@ class Choice:
             speculation=SpeculationStats() if sequence is None else sequence.stats,
             timings=times,
             error=error,
+            error_kind=error_kind,
         )
 
     def _finish_reason(self, sequence: Sequence | None) -> FinishReason:
@@ -198,16 +200,18 @@ class Choice:
         return "tool_calls" if self.text.num_complete_calls > 0 else "stop"
 
 
-def _error_text(ticket: Ticket) -> str | None:
-    """What may be told of why a choice broke off; the log has the rest."""
+def _error(ticket: Ticket) -> tuple[Kind, str | None]:
+    """Whose fault it was that a choice broke off, and what may be told of it; the log has the rest."""
     sequence = ticket.sequence
     if isinstance(ticket.error, UnavailableError):
-        return str(ticket.error)
+        return "overloaded", str(ticket.error)
     if isinstance(ticket.error, RequestError):
-        return f"the request cannot go on: {ticket.error}"[:300]
+        return "invalid_request", f"the request cannot go on: {ticket.error}"[:300]
     if ticket.error is not None or sequence is None:
-        return UNEXPECTED
+        return "internal", UNEXPECTED
     if sequence.finish_reason is EngineReason.ABORT:
         kind, _, said = str(sequence.stop_reason).partition(": ")
-        return f"the request cannot go on: {said}"[:300] if kind == GRAMMAR_ERROR else UNEXPECTED
-    return None
+        if kind == GRAMMAR_ERROR:
+            return "invalid_request", f"the request cannot go on: {said}"[:300]
+        return "internal", UNEXPECTED
+    return "internal", None

@@ -101,7 +101,7 @@ async def _items(service: TurnService, turn: PreparedTurn) -> AsyncGenerator[Ite
         async for item in items:
             if isinstance(item, TurnEnd):
                 if item.finish_reason == "error":
-                    raise ApiError("internal", item.error or UNEXPECTED)
+                    raise ApiError(item.error_kind, item.error or UNEXPECTED)
                 has_ended = True
             yield item
     if not has_ended:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from stepahead.engine.request import SpeculationStats
+from stepahead.server.api_error import Kind
 from stepahead.turns.event import Event, joined
 from stepahead.turns.turn_request import TurnRequest
 
@@ -69,6 +70,7 @@ class TurnEnd:
     speculation: SpeculationStats
     timings: Mapping[str, Any]  # milliseconds and counts: see server/statistics.py
     error: str | None = None
+    error_kind: Kind = "internal"  # whose fault that was
 
 
 @dataclass(frozen=True, slots=True)
