@@ -198,7 +198,7 @@ def test_a_grammar_that_breaks_while_it_is_followed_is_an_error_on_its_line(
     assert result.code == 0 and result.err.splitlines()[-1] == "3 of the answers are errors"
     found = {name: one["response"] for name, one in answers(tmp_path / "out.jsonl").items()}
     for name in ("broken", "chat"):
-        assert found[name]["status_code"] == 500
+        assert found[name]["status_code"] == 400
         assert "cannot be followed further: a test says so" in found[name]["body"]["error"]["message"]
     assert found["never"]["status_code"] == 400
     assert found["before"]["status_code"] == found["after"]["status_code"] == 200
