@@ -8,6 +8,7 @@ import socket
 import time
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stepahead import LLM, SamplingParams
 from stepahead.cli import main
@@ -64,6 +65,24 @@ def test_a_client_that_leaves_ends_its_request(chat_model, is_stream):
     seconds, num_used, num_aborted = served(chat_model, test)
     assert seconds < 1.0  # 3000 steps of 10 ms were asked for
     assert (num_used, num_aborted) == (0, 1)
+
+
+def test_no_piece_of_an_answer_waits_for_an_acknowledgement(chat_model, monkeypatch):
+    """As it would with Nagle's algorithm and a client that acknowledges late: 40 ms on each request but the first."""
+    transports, connected = [], H11Protocol.connection_made
+
+    def noting(protocol, transport):
+        transports.append(transport)
+        connected(protocol, transport)
+
+    monkeypatch.setattr(H11Protocol, "connection_made", noting)
+
+    async def test(one):
+        await one.client.get("/health")
+        return [each.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in transports]
+
+    set_on = served(chat_model, test)
+    assert set_on and all(set_on)
 
 
 def test_a_client_that_leaves_while_it_waits(chat_model):
