@@ -1,5 +1,7 @@
 """What the writer writes, as the `gguf` package reads it; what it refuses; that a file appears whole or not at all."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -217,3 +219,71 @@ def test_split_counts(tmp_path):
     paths = write_split_gguf(tmp_path / "m", {}, {"w": ONES, "x": ONES}, num_shards=4, alignment=64)
     assert [len(oracle.GGUFReader(path).tensors) for path in paths] == [0, 1, 0, 1]
     assert GGUFFile.open(paths[0]).alignment == 64
+
+
+def test_tensors_made_in_pieces(tmp_path):
+    path, values = tmp_path / "m.gguf", np.arange(64, dtype=np.float32).reshape(2, 32)
+    raw = values.reshape(-1).view(np.uint8)
+    pieces = lambda: (raw[start : start + 100] for start in range(0, 256, 100))  # noqa: E731
+    write_gguf(path, {}, {"w": TensorData(QuantType.F32, (2, 32), pieces), "x": ONES})
+    with GGUFFile.open(path) as file:
+        assert np.array_equal(file.array("w"), values)
+        assert (file.array("x") == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "found"),
+    [
+        ([100, 100], np.uint8, "200 uint8"),
+        ([200, 100], np.uint8, "300 uint8"),
+        ([], np.uint8, "0 uint8"),
+        ([64], np.float32, "64 float32"),
+    ],
+)
+def test_pieces_that_do_not_fit(tmp_path, sizes, dtype, found):
+    tensor = TensorData(QuantType.F32, (2, 32), lambda: iter([np.zeros(size, dtype) for size in sizes]))
+    with pytest.raises(ConfigError, match=rf"tensor 'w': F32 of shape \(2, 32\) takes 256 uint8, got {found}"):
+        write_gguf(tmp_path / "m.gguf", {}, {"w": tensor})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_split_by_bytes(tmp_path):
+    tensors = dict.fromkeys("abcde", ONES)  # 256 bytes each
+    paths = write_split_gguf(tmp_path / "m", {"k": 1}, tensors, max_shard_bytes=600)
+    assert [[t.name for t in oracle.GGUFReader(path).tensors] for path in paths] == [["a", "b"], ["c", "d"], ["e"]]
+    with GGUFFile.open(paths[0]) as file:
+        assert file.metadata["k"] == 1
+        assert all((file.array(name) == 1).all() for name in tensors)
+    with pytest.raises(ConfigError, match="tensor 'a' takes 256 bytes, more than a shard may have"):
+        write_split_gguf(tmp_path / "m", {}, tensors, max_shard_bytes=255)
+    with pytest.raises(ConfigError, match="give one of num_shards=None and max_shard_bytes=None"):
+        write_split_gguf(tmp_path / "m", {}, tensors)
+
+
+def test_a_failed_split_leaves_the_old_shards(tmp_path):
+    old = write_split_gguf(tmp_path / "m", {"old": True}, {"a": ONES, "b": ONES}, num_shards=2)
+    before = [path.read_bytes() for path in old]
+
+    def fail():
+        yield ONES.reshape(-1).view(np.uint8)
+        raise RuntimeError("out of numbers")
+
+    with pytest.raises(RuntimeError, match="out of numbers"):
+        write_split_gguf(tmp_path / "m", {}, {"a": ONES, "b": TensorData(QuantType.F32, (2, 64), fail)}, num_shards=2)
+    assert [path.read_bytes() for path in old] == before
+    assert sorted(tmp_path.iterdir()) == old
+
+
+def test_shards_take_their_places_with_the_first_at_the_end(tmp_path, monkeypatch):
+    # Killed at any moment of it, there is no first shard beside later ones of another model.
+    old = write_split_gguf(tmp_path / "m", {"old": True}, {"a": ONES, "b": ONES}, num_shards=2)
+    seen, replace = [], Path.replace
+
+    def watched(self, target):
+        seen.append((Path(target).name, old[0].exists()))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_split_gguf(tmp_path / "m", {}, {"a": ONES, "b": ONES}, num_shards=2)
+    assert seen == [(old[1].name, False), (old[0].name, False)]
+    assert "old" not in GGUFFile.open(old[0]).metadata

@@ -4,14 +4,15 @@ Owns write_gguf, write_split_gguf and TensorData. A file appears under its name 
 architectures, which keys a model needs, how to choose a quantisation.
 """
 
+import itertools
 import os
 import secrets
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +49,13 @@ class TensorData:
     """A tensor to write, its bytes at hand or made when its turn comes.
 
     shape: numpy order, in elements (rows last).     data: uint8 of type.nbytes(shape) bytes, any shape; or a function
-    without arguments that returns it and is called once, so that a model larger than memory can be written.
+    without arguments that is called once, so that a model larger than memory can be written. It returns the bytes, or
+    pieces of them in their order, so that a tensor larger than memory can be, too.
     """
 
     type: QuantType
     shape: tuple[int, ...]
-    data: Bytes | Callable[[], Bytes]
+    data: Bytes | Callable[[], Bytes | Iterable[Bytes]]
 
     @classmethod
     def from_array(cls, values: npt.NDArray[Any], quant_type: QuantType | None = None) -> Self:
@@ -83,18 +85,7 @@ def write_gguf(
     TensorData, written in the mapping's order. `general.alignment` is added if alignment is not 32.
     ConfigError names the key or tensor that cannot be written; OSError is the disk's.
     """
-    path = Path(path)
-    pairs = {key: typed(key, value) for key, value in metadata.items()}
-    sources = {name: t if isinstance(t, TensorData) else _from_array(name, t) for name, t in tensors.items()}
-    _check_layout(pairs, alignment, version)
-    header, padding = _header(pairs, sources, alignment, version), b"\0" * alignment
-    with _replacing(path) as file:
-        file.write(header)
-        for name, source in sources.items():
-            file.write(padding[: -file.tell() % alignment])
-            file.write(_tensor_bytes(name, source).data)
-        # Readers expect even the last tensor to be padded.
-        file.write(padding[: -file.tell() % alignment])
+    _write_files([_File.plan(Path(path), metadata, _sources(tensors), alignment, version)])
 
 
 def write_split_gguf(
@@ -102,30 +93,68 @@ def write_split_gguf(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, npt.NDArray[Any] | TensorData],
     *,
-    num_shards: int,
+    num_shards: int | None = None,
+    max_shard_bytes: int | None = None,
     first_empty: bool = False,
     alignment: int = DEFAULT_ALIGNMENT,
 ) -> list[Path]:
     """Write <prefix>-00001-of-0000N.gguf and so on; returns the paths.
 
-    Tensors are dealt in order, as evenly by number as possible; with first_empty the first shard has only metadata.
-    Later shards carry only the split keys, the first carries `metadata` as well.
+    Tensors are dealt in order: with num_shards as evenly by number as possible, with max_shard_bytes as many into a
+    shard as have no more bytes. With first_empty the first shard has only metadata. Later shards carry only the split
+    keys, the first carries `metadata` as well. The shards take their places together, the first one last: a model
+    that is open to readers is complete.
     """
-    if not first_empty < num_shards <= MAX_SHARDS:
-        raise ConfigError(f"num_shards is {num_shards}, must be from {first_empty + 1} to {MAX_SHARDS}")
-    names = list(tensors)
-    cuts = [len(names) * i // (num_shards - first_empty) for i in range(num_shards - first_empty + 1)]
-    cuts = [0, *cuts] if first_empty else cuts
-    paths = [shard_path(prefix, index, num_shards) for index in range(num_shards)]
-    for index, path in enumerate(paths):
+    sources = _sources(tensors)
+    if (num_shards is None) == (max_shard_bytes is None):
+        raise ConfigError(f"give one of num_shards={num_shards} and max_shard_bytes={max_shard_bytes}")
+    if num_shards is None:
+        parts = _deal_by_bytes(sources, max_shard_bytes or 0, alignment)
+    else:
+        if not first_empty < num_shards <= MAX_SHARDS:
+            raise ConfigError(f"num_shards is {num_shards}, must be from {first_empty + 1} to {MAX_SHARDS}")
+        parts = _deal_by_number(list(sources), num_shards - first_empty)
+    parts = [[], *parts] if first_empty else parts
+    if len(parts) > MAX_SHARDS:
+        raise ConfigError(f"max_shard_bytes={max_shard_bytes} makes {len(parts)} shards, more than {MAX_SHARDS}")
+    files = []
+    for index, names in enumerate(parts):
         keys = {
             "split.no": TypedValue(ValueType.U16, index),
-            "split.count": TypedValue(ValueType.U16, num_shards),
-            "split.tensors.count": TypedValue(ValueType.I32, len(names)),
+            "split.count": TypedValue(ValueType.U16, len(parts)),
+            "split.tensors.count": TypedValue(ValueType.I32, len(sources)),
         }
-        part = {name: tensors[name] for name in names[cuts[index] : cuts[index + 1]]}
-        write_gguf(path, {**({} if index else metadata), **keys}, part, alignment=alignment)
-    return paths
+        pairs = {**({} if index else metadata), **keys}
+        path = shard_path(prefix, index, len(parts))
+        files.append(_File.plan(path, pairs, {name: sources[name] for name in names}, alignment, VERSIONS[-1]))
+    _write_files(files)
+    return [file.path for file in files]
+
+
+def _deal_by_number(names: Sequence[str], num_parts: int) -> list[list[str]]:
+    cuts = [len(names) * i // num_parts for i in range(num_parts + 1)]
+    return [list(names[start:stop]) for start, stop in itertools.pairwise(cuts)]
+
+
+def _deal_by_bytes(sources: Mapping[str, TensorData], max_bytes: int, alignment: int) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name, source in sources.items():
+        with _naming(f"tensor {name!r}"):
+            nbytes = source.type.nbytes(source.shape)
+        padded = nbytes + -nbytes % alignment
+        if padded > max_bytes:
+            raise ConfigError(f"tensor {name!r} takes {padded} bytes, more than a shard may have ({max_bytes})")
+        if size + padded > max_bytes:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += padded
+    return parts
+
+
+def _sources(tensors: Mapping[str, npt.NDArray[Any] | TensorData]) -> dict[str, TensorData]:
+    return {name: t if isinstance(t, TensorData) else _from_array(name, t) for name, t in tensors.items()}
 
 
 def _from_array(name: str, values: npt.NDArray[Any]) -> TensorData:
@@ -154,7 +183,7 @@ def _check_layout(pairs: dict[str, TypedValue], alignment: int, version: int) ->
         raise ConfigError(f"metadata key 'general.alignment' is {stated}, but alignment={alignment} was asked for")
 
 
-def _header(pairs: dict[str, TypedValue], sources: dict[str, TensorData], alignment: int, version: int) -> bytes:
+def _header(pairs: Mapping[str, TypedValue], sources: Mapping[str, TensorData], alignment: int, version: int) -> bytes:
     parts = [MAGIC, struct.pack("<IQQ", version, len(sources), len(pairs))]
     for key, value in pairs.items():
         with _naming(f"metadata key {key!r} of type {value.type.name}"):
@@ -202,29 +231,74 @@ def _elements(value_type: ValueType, values: Any) -> bytes:
     return struct.pack(f"<{len(values)}{_STRUCT_CODES[value_type]}", *values)
 
 
-def _tensor_bytes(name: str, source: TensorData) -> Bytes:
-    data = source.data() if callable(source.data) else source.data
-    expected = source.type.nbytes(source.shape)
-    if data.dtype != np.uint8 or data.size != expected:
-        raise ConfigError(
-            f"tensor {name!r}: {source.type.name} of shape {source.shape} takes {expected} uint8, "
-            f"got {data.size} {data.dtype}"
-        )
-    return np.ascontiguousarray(data)
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A file to write: all of it that is known before the first tensor is made."""
 
+    path: Path
+    header: bytes
+    sources: Mapping[str, TensorData]
+    alignment: int
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
+    @classmethod
+    def plan(
+        cls, path: Path, metadata: Mapping[str, Any], sources: Mapping[str, TensorData], alignment: int, version: int
+    ) -> "_File":
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
+        pairs = {key: typed(key, value) for key, value in metadata.items()}
+        _check_layout(pairs, alignment, version)
+        return cls(path, _header(pairs, sources, alignment, version), sources, alignment)
+
+    def write(self, path: Path) -> None:
+        """All bytes to a new file at `path`, and to the disk."""
+        padding = b"\0" * self.alignment
+        with path.open("xb") as file:
+            file.write(self.header)
+            for name, source in self.sources.items():
+                file.write(padding[: -file.tell() % self.alignment])
+                for piece in _pieces(name, source):
+                    file.write(piece.data)
+            # Readers expect even the last tensor to be padded.
+            file.write(padding[: -file.tell() % self.alignment])
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def _pieces(name: str, source: TensorData) -> Iterator[Bytes]:
+    """The bytes of a tensor, checked: neither more nor fewer than its type and shape take."""
+    data = source.data() if callable(source.data) else source.data
+    expected, found = source.type.nbytes(source.shape), 0
+    for piece in [data] if isinstance(data, np.ndarray) else data:
+        found += piece.size
+        if piece.dtype != np.uint8 or found > expected:
+            raise _wrong_bytes(name, source, f"{found} {piece.dtype}")
+        yield np.ascontiguousarray(piece)
+    if found != expected:
+        raise _wrong_bytes(name, source, f"{found} uint8")
+
+
+def _wrong_bytes(name: str, source: TensorData, found: str) -> ConfigError:
+    expected = source.type.nbytes(source.shape)
+    return ConfigError(
+        f"tensor {name!r}: {source.type.name} of shape {source.shape} takes {expected} uint8, got {found}"
+    )
+
+
+def _write_files(files: Sequence[_File]) -> None:
+    """Write the files under names of their own, then let them take their places; on any fault there is nothing new.
+
+    Of several, the first is the one that readers open. It goes first and comes last, so that nobody ever opens a mix
+    of old and new.
+    """
+    with ExitStack() as on_leaving:
+        written = []
+        for file in files:
+            temporary = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}.tmp")
+            on_leaving.callback(temporary.unlink, missing_ok=True)
+            file.write(temporary)
+            written.append((temporary, file.path))
+        if len(files) > 1:
+            files[0].path.unlink(missing_ok=True)
+        for temporary, path in reversed(written):
+            temporary.replace(path)
