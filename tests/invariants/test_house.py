@@ -28,6 +28,7 @@ RANKS = {
     "stepahead.backends": 3,
     "stepahead.models": 4,
     "stepahead.config": 4,
+    "stepahead.convert": 4,
     "stepahead.repack": 5,
     "stepahead.engine": 5,
     "stepahead.speculative": 6,

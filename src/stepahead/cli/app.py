@@ -11,6 +11,7 @@ from stepahead import __version__
 from stepahead.cli.batch import batch
 from stepahead.cli.bench import bench
 from stepahead.cli.chat import chat
+from stepahead.cli.convert import convert
 from stepahead.cli.doctor import doctor
 from stepahead.cli.inspect import inspect
 from stepahead.cli.perplexity import perplexity
@@ -18,7 +19,7 @@ from stepahead.cli.run import run
 from stepahead.cli.serve import serve
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, serve, batch, inspect, perplexity, bench, doctor, trace)
+COMMANDS = (run, chat, serve, batch, inspect, convert, perplexity, bench, doctor, trace)
 
 
 class OutputClosedError(Exception):
