@@ -20,7 +20,7 @@ import numpy.typing as npt
 BUILD = "b11549"
 VERSION = "2026.10.11549"  # of the wheel that holds it
 UBATCH = 512
-F16 = 1  # ggml type id
+F32, F16 = 0, 1  # ggml type ids
 MMAP = 1  # llama_load_mode
 CONTEXT_PLAIN, CONTEXT_MTP = 0, 1  # llama_context_type
 ENCODE_AND_DECODE = 1  # what llama_process is asked to do
@@ -157,14 +157,18 @@ class Model:
 
 
 class Context:
-    """One sequence on a model; is_draft: a context of its MTP heads."""
+    """One sequence on a model; is_draft: a context of its MTP heads; is_f32: nothing is rounded to F16, at some cost."""
 
-    def __init__(self, model: Model, context_length: int, threads: int, is_draft: bool = False) -> None:
+    def __init__(
+        self, model: Model, context_length: int, threads: int, is_draft: bool = False, is_f32: bool = False
+    ) -> None:
         lib = _library()
         params = lib.context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context_length, UBATCH, UBATCH
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = F16
+        params.type_k = params.type_v = F32 if is_f32 else F16
+        if is_f32:
+            params.flash_attn = 0  # its sums are of halves
         params.swa_full = False  # as its server has it: keys beyond the window are dropped, by both sides
         params.ctx_type = CONTEXT_MTP if is_draft else CONTEXT_PLAIN
         self.model = model
@@ -231,9 +235,9 @@ class HeadDriver:
     """Drafts and catches up as b11549's server does with heads that follow one another: draft pass k runs rows 0 .. k
     again, and after each pass of the trunk every head runs all of its rows."""
 
-    def __init__(self, trunk: Context, context_length: int, threads: int) -> None:
+    def __init__(self, trunk: Context, context_length: int, threads: int, is_f32: bool = False) -> None:
         self._trunk = trunk
-        self._heads = Context(trunk.model, context_length, threads, is_draft=True)
+        self._heads = Context(trunk.model, context_length, threads, is_draft=True, is_f32=is_f32)
         trunk.give_hidden(True, only_outputs=False)
         self._heads.give_hidden(True, only_outputs=True)
         self._pending = np.zeros(trunk.model.hidden_size, np.float32)  # hidden row before the next position

@@ -243,7 +243,7 @@ def drop_heads(tensors: Tensors, *layers: int) -> Tensors:
 def test_heads_are_not_lost_without_a_word(hub, bf16, tmp_path) -> None:
     out = tmp_path / "out.gguf"
     with pytest.raises(
-        ConfigError, match="promises 3 MTP heads, but the weights have 0 .*--no-heads converts the trunk"
+        ConfigError, match=r"promises 3 MTP heads, but the weights have 0 .*--no-heads converts the trunk"
     ):
         convert(hub(drop_heads(bf16, 4, 5, 6)), out)
     with pytest.raises(

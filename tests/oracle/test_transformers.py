@@ -3,14 +3,17 @@
 (Its generic MTP path feeds normed rows to the heads and is no reference for them.)
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stepahead.convert import convert
 from support.backends import load
-from support.hf_checkpoint import convert
-from support.random_step35 import Shape, metadata
+from support.hub_checkpoint import tokenizer_json
+from support.random_step35 import Shape
 
 torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=oracle")
 pytest.importorskip("transformers.models.step3p7", reason="needs transformers: make test EXTRAS=oracle")
@@ -86,19 +89,28 @@ def random_model():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """(the converted model, transformers' logits for IDS)."""
+    """(a folder as transformers saves it, transformers' logits for IDS)."""
     torch.set_num_threads(1)
     folder, model = tmp_path_factory.mktemp("hub"), random_model()
     model.save_pretrained(folder)
-    tokenizer = {key: value for key, value in metadata(Shape(vocab=VOCAB)).items() if key.startswith("tokenizer.")}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(Shape(vocab=VOCAB))))
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([IDS])).logits[0].numpy()
-    return convert(folder, folder / "model.gguf", tokenizer), logits
+    return folder, logits
 
 
+@pytest.mark.parametrize("is_published_form", [False, True], ids=["config of transformers", "config of the hub"])
 @pytest.mark.parametrize("backend", ["reference", "cpu-avx2"])
-def test_trunk_logits(checkpoint: tuple[Path, np.ndarray], backend: str, monkeypatch) -> None:
-    path, expected = checkpoint
-    logits = load(path, backend, monkeypatch).logits(IDS)
+def test_trunk_logits(
+    checkpoint: tuple[Path, np.ndarray], backend: str, is_published_form: bool, tmp_path: Path, monkeypatch
+) -> None:
+    saved, expected = checkpoint
+    folder = shutil.copytree(saved, tmp_path / "hub")
+    if is_published_form:
+        config = {"model_type": "step3p7", "text_config": hub_config()}
+        (folder / "config.json").write_text(json.dumps(config))
+    report = convert(folder, tmp_path / "model.gguf", type="F32")
+    assert report.num_vision_skipped > 10
+    logits = load(report.files[0], backend, monkeypatch).logits(IDS)
     assert expected.std() > 0.5
     assert np.abs(logits - expected).max() < 1e-4

@@ -1,6 +1,7 @@
-"""Random Step checkpoints in the hub's format, written with numpy alone: those of random_step35, as they would have been
-uploaded. Names, norms less one, config.json, tokenizer.json and safetensors files are made here by other means than the
-converter's."""
+"""Random Step checkpoints in the hub's format, written with numpy alone: those of random_step35, as if uploaded.
+
+Names, norms less one, config.json, tokenizer.json and safetensors files are made by other means than the converter's.
+"""
 
 import json
 import re
@@ -146,8 +147,9 @@ def tokenizer_json(shape: Shape) -> dict:
     found = {key: value.value if isinstance(value, TypedValue) else value for key, value in metadata(shape).items()}
     tokens, types = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
     vocab = {text: index for index, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind == 1}
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
     added = [
-        {"id": index, "content": text, "special": kind == 3, "normalized": False}
+        {"id": index, "content": text, "special": kind == 3, **dict.fromkeys(flags, False)}
         for index, (text, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in (3, 4)
     ]

@@ -124,7 +124,10 @@ def _put(path: Path, texts: dict[int, str], token_id: Any, text: str, vocab_size
 def _merges(path: Path, model: Mapping[str, Any]) -> list[str]:
     """As "left right", whether they are given as one string or as two."""
     merges = []
-    for merge in model.get("merges") or []:
+    listed = model.get("merges") or []
+    if not isinstance(listed, list):
+        raise ModelFormatError(f"{path}: model.merges is no list")
+    for merge in listed:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
             raise ModelFormatError(f"{path}: merge {clip(merge)} is not two tokens")

@@ -163,6 +163,6 @@ def clip(value: object) -> str:
 
 
 def _sizes(values: Any) -> list[int] | None:
-    if isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values):
+    if isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 48 for value in values):
         return values
     return None
