@@ -208,6 +208,10 @@ CONFIGS = {
     "without a count of heads": lambda: without(hub_config(SHAPE, nested=False), "num_nextn_predict_layers"),
     "without a list of experts' layers": lambda: without(hub_config(SHAPE, nested=False), "moe_layers_enum"),
     "layers as a list": lambda: {**hub_config(SHAPE, nested=False), "moe_layers_enum": [1, 2, 3]},
+    "nulls in the nested config": lambda: {
+        **hub_config(SHAPE, nested=False),
+        "text_config": {**hub_config(SHAPE, nested=False), "eos_token_id": None, "sliding_window": None},
+    },
     "qk_norm denied": lambda: {**hub_config(SHAPE, nested=False), "use_qk_norm": False},
     "of transformers": lambda: as_transformers_has_it(hub_config(SHAPE, nested=False)),
 }

@@ -63,11 +63,12 @@ def test_other_types_load(folder: Path, tmp_path: Path, name: str) -> None:
     assert np.abs(actual - expected).mean() < 0.1 * expected.std()
 
 
-def test_a_trunk_alone_and_split_files_load(folder: Path, tmp_path: Path) -> None:
+def test_parts_and_split_files_load(folder: Path, tmp_path: Path) -> None:
     whole = convert(folder, tmp_path / "whole.gguf", type="F32").files[0]
     split = convert(folder, tmp_path / "split.gguf", type="F32", max_shard_bytes=1_000_000).files[0]
     assert all(np.array_equal(one, other) for one, other in zip(theirs(whole), theirs(split), strict=True))
-    trunk = convert(folder, tmp_path / "trunk.gguf", type="F32", part="trunk").files[0]
-    model = llama.Model(str(trunk), repack=False)
-    assert model.num_heads == 0
-    model.close()
+    for part, num_heads in (("trunk", 0), ("heads", 3)):
+        alone = convert(folder, tmp_path / f"{part}.gguf", type="F32", part=part).files[0]
+        model = llama.Model(str(alone), repack=False)
+        assert model.num_heads == num_heads
+        model.close()

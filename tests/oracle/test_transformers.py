@@ -56,9 +56,9 @@ def hub_config() -> dict:
         "rope_scaling": {
             "rope_type": "llama3",
             "factor": 2.0,
-            "original_max_position_embeddings": 131072,
+            "original_max_position_embeddings": 64,  # published: 131072 and 32; so the ramp lies within IDS
             "low_freq_factor": 1.0,
-            "high_freq_factor": 32.0,
+            "high_freq_factor": 4.0,
         },
         "yarn_only_types": ["full_attention"],
         "swiglu_limits": [0] * (NUM_LAYERS - 1) + [0.7],

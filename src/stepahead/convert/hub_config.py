@@ -87,7 +87,8 @@ class HubConfig:
         root = read_object(path, MAX_CONFIG_BYTES)
         _refuse_other_models(path, root)
         nested = root.get("text_config")
-        return _read(Section(path, {**root, **nested} if isinstance(nested, dict) else root))
+        own = {key: value for key, value in nested.items() if value is not None} if isinstance(nested, dict) else {}
+        return _read(Section(path, root | own))
 
     def is_sliding(self, num_blocks: int) -> tuple[bool, ...]:
         """Of each block. Where the config says nothing of the heads, they slide: as published ones do."""
