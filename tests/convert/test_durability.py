@@ -141,6 +141,8 @@ def test_a_file_too_large_for_its_disk(hub, tmp_path: Path) -> None:
 
 # Not by getrusage: what it gives begins with the memory of the process that forked this one.
 MEASURED = """
+from stepahead.convert import conversion
+conversion.MAX_WORKERS = 2
 convert(folder, out, type="F32")
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
