@@ -43,8 +43,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the hub (safetensors) to GGUF, with its MTP heads.
 
-    Reads BF16, F16, F32 and FP8 weights. Memory stays below half a GB, however large the checkpoint. The file appears when
-    it is complete. Heads alone need two files of the checkpoint, and only those are opened.
+    Reads BF16, F16, F32 and FP8 weights. Memory stays below half a GB, however large the checkpoint. The file appears
+    when it is complete. Heads alone need two files of the checkpoint, and only those are opened.
 
     \b
     Examples:
