@@ -75,6 +75,13 @@ def test_metadata_values_and_their_python_types(model):
     assert model.metadata["nothing"].dtype == np.int32
 
 
+def test_typed_metadata_writes_the_same_file(model, tmp_path):
+    copy = tmp_path / "copy.gguf"
+    tensors = {t.name: TensorData(t.type, t.shape, model.data(t.name)) for t in model.tensors.values()}
+    write_gguf(copy, model.typed_metadata(), tensors)
+    assert copy.read_bytes() == model.path.read_bytes()
+
+
 def test_getters(model):
     assert model.get_str("general.architecture") == "step35"
     assert model.get_int("u64") == 1 << 63

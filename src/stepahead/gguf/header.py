@@ -56,6 +56,7 @@ class Header:
 
     version: int
     metadata: dict[str, MetadataValue]
+    value_types: dict[str, ValueType]  # of the value, or of an array's elements
     alignment: int
     tensors: dict[str, TensorInfo]
     nbytes: int  # of the header itself, up to the padding before the data
@@ -78,7 +79,7 @@ def read_header(cursor: Cursor, shard: int = 0) -> Header:
     infos = [_read_info(cursor, index, num_tensors) for index in range(num_tensors)]
     nbytes = cursor.position
     tensors = _place(cursor, infos, alignment, shard)
-    return Header(version, metadata, alignment, tensors, nbytes)
+    return Header(version, metadata, value_types, alignment, tensors, nbytes)
 
 
 def clip(name: str) -> str:

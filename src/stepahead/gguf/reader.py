@@ -12,7 +12,7 @@ from typing import Self
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf.block_quants import Bytes, Floats
 from stepahead.gguf.header import TensorInfo, clip
-from stepahead.gguf.metadata import MetadataReader, MetadataValue
+from stepahead.gguf.metadata import MetadataReader, MetadataValue, TypedValue
 from stepahead.gguf.quants import dequantize
 from stepahead.gguf.shard import FileIdentity, Shard, parse_shard_path, shard_path
 
@@ -33,6 +33,7 @@ class GGUFFile(MetadataReader):
         self.alignment: int = first.header.alignment
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.header.metadata)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_join_tensors(shards))
+        self._value_types = first.header.value_types
         self._shards: list[Shard] | None = shards
 
     @classmethod
@@ -45,6 +46,10 @@ class GGUFFile(MetadataReader):
         """
         first = Shard.open(Path(path))
         return cls([first, *_open_others(first)])
+
+    def typed_metadata(self) -> dict[str, TypedValue]:
+        """The metadata with the types they have on disk, as write_gguf takes it."""
+        return {key: TypedValue(self._value_types[key], value) for key, value in self.metadata.items()}
 
     def data(self, name: str) -> Bytes:
         """The bytes of a tensor: uint8 (rows…, row_bytes), a read-only view of the mapped file."""
