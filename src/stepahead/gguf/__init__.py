@@ -4,6 +4,7 @@ A leaf room: it imports numpy, `stepahead.errors` and `stepahead.mapped_files`, 
 tokenizer.
 """
 
+from stepahead.gguf.file_range import FileRange
 from stepahead.gguf.header import TensorInfo
 from stepahead.gguf.metadata import MetadataValue, TypedValue, ValueType
 from stepahead.gguf.quantize import quantize
@@ -14,6 +15,7 @@ from stepahead.gguf.writer import TensorData, write_gguf, write_split_gguf
 
 __all__ = [
     "FileIdentity",
+    "FileRange",
     "GGUFFile",
     "MetadataValue",
     "QuantType",

@@ -11,6 +11,7 @@ from typing import Self
 
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf.block_quants import Bytes, Floats
+from stepahead.gguf.file_range import FileRange
 from stepahead.gguf.header import TensorInfo, clip
 from stepahead.gguf.metadata import MetadataReader, MetadataValue, TypedValue
 from stepahead.gguf.quants import dequantize
@@ -56,6 +57,12 @@ class GGUFFile(MetadataReader):
         info = self._info(name)
         flat = self._open_shards()[info.shard].data[info.offset : info.offset + info.nbytes]
         return flat.reshape(*info.shape[:-1], info.row_bytes)
+
+    def range(self, name: str) -> FileRange:
+        """Where on the disk the bytes of a tensor lie, for a writer that copies them."""
+        info = self._info(name)
+        shard = self._open_shards()[info.shard]
+        return FileRange(shard.path, info.offset, info.nbytes, shard.mtime_ns)
 
     def array(self, name: str) -> Floats:
         """The numbers of a tensor: a new float32 array of its shape."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from stepahead.errors import ConfigError
 from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.cursor import MAX_NAME_BYTES
+from stepahead.gguf.file_range import BLOCK_BYTES, FileRange, OnBytes, copy_range
 from stepahead.gguf.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_DIMS, MIN_ALIGNMENT, VERSIONS
 from stepahead.gguf.metadata import DTYPES, TypedValue, ValueType, typed
 from stepahead.gguf.quantize import quantize
@@ -28,6 +29,8 @@ from stepahead.gguf.shard import shard_path
 
 # Shard names have five digits, split.count is a U16.
 MAX_SHARDS = 65535
+PADDING_KEY = "stepahead.padding"
+"""Of blanks that move the data by less than a block; belongs to the file that it is in, and is copied to no other."""
 _PLAIN = {np.dtype(np.float32): QuantType.F32, np.dtype(np.float16): QuantType.F16}
 _STRUCT_CODES = {
     ValueType.U8: "B",
@@ -50,12 +53,12 @@ class TensorData:
 
     shape: numpy order, in elements (rows last).     data: uint8 of type.nbytes(shape) bytes, any shape; or a function
     without arguments that is called once, so that a model larger than memory can be written. It returns the bytes, or
-    pieces of them in their order, so that a tensor larger than memory can be, too.
+    pieces of them in their order, so that a tensor larger than memory can be, too. Or a range of a file.
     """
 
     type: QuantType
     shape: tuple[int, ...]
-    data: Bytes | Callable[[], Bytes | Iterable[Bytes]]
+    data: Bytes | FileRange | Callable[[], Bytes | Iterable[Bytes]]
 
     @classmethod
     def from_array(cls, values: npt.NDArray[Any], quant_type: QuantType | None = None) -> Self:
@@ -78,14 +81,19 @@ def write_gguf(
     *,
     alignment: int = DEFAULT_ALIGNMENT,
     version: int = 3,
+    share: str | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> None:
     """Write a GGUF file; an existing one is replaced only once the new one is complete.
 
     metadata: values with inferred types (see metadata.typed) or TypedValues. tensors: float32 or float16 arrays, or
     TensorData, written in the mapping's order. `general.alignment` is added if alignment is not 32.
-    ConfigError names the key or tensor that cannot be written; OSError is the disk's.
+    share: a tensor that is a range of another file. The header is made longer (PADDING_KEY) until it lies as it does
+    there, so that a file system can share its blocks, and those of its neighbours that are also neighbours there.
+    on_bytes: told of the bytes of such tensors. ConfigError names the key or tensor that cannot be written; OSError is
+    the disk's.
     """
-    _write_files([_File.plan(Path(path), metadata, _sources(tensors), alignment, version)])
+    _write_files([_File.plan(Path(path), metadata, _sources(tensors), alignment, version, share)], on_bytes)
 
 
 def write_split_gguf(
@@ -242,21 +250,34 @@ class _File:
 
     @classmethod
     def plan(
-        cls, path: Path, metadata: Mapping[str, Any], sources: Mapping[str, TensorData], alignment: int, version: int
+        cls,
+        path: Path,
+        metadata: Mapping[str, Any],
+        sources: Mapping[str, TensorData],
+        alignment: int,
+        version: int,
+        share: str | None = None,
     ) -> "_File":
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
-        pairs = {key: typed(key, value) for key, value in metadata.items()}
+        pairs = {key: typed(key, value) for key, value in metadata.items() if key != PADDING_KEY}
         _check_layout(pairs, alignment, version)
-        return cls(path, _header(pairs, sources, alignment, version), sources, alignment)
+        header = _header(pairs, sources, alignment, version)
+        if share is not None and (blanks := _blanks(len(header), sources, alignment, share)) is not None:
+            padding = TypedValue(ValueType.STRING, " " * blanks)
+            header = _header({**pairs, PADDING_KEY: padding}, sources, alignment, version)
+        return cls(path, header, sources, alignment)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, on_bytes: OnBytes | None) -> None:
         """All bytes to a new file at `path`, and to the disk."""
         padding = b"\0" * self.alignment
         with path.open("xb") as file:
             file.write(self.header)
-            for name, source in self.sources.items():
+            for name, source in runs(self.sources, self.alignment):
                 file.write(padding[: -file.tell() % self.alignment])
+                if isinstance(source, FileRange):
+                    copy_range(source, file, on_bytes)
+                    continue
                 for piece in _pieces(name, source):
                     file.write(piece.data)
             # Readers expect even the last tensor to be padded.
@@ -265,8 +286,48 @@ class _File:
             os.fsync(file.fileno())
 
 
+def _blanks(header_bytes: int, sources: Mapping[str, TensorData], alignment: int, share: str) -> int | None:
+    """The length of a padding by which tensor `share` comes to lie as in its source; None if it does without one, or
+    if the two alignments never let it."""
+    source = sources[share].data
+    assert isinstance(source, FileRange), f"{share} is no range of a file"
+    names = list(itertools.takewhile(lambda name: name != share, sources))
+    before = [sources[name].type.nbytes(sources[name].shape) for name in names]
+    wanted = (source.offset - sum(nbytes + -nbytes % alignment for nbytes in before)) % BLOCK_BYTES
+    start = header_bytes + -header_bytes % alignment
+    if start % BLOCK_BYTES == wanted or wanted % alignment:
+        return None
+    empty = header_bytes + len(_name(PADDING_KEY)) + len(_value(TypedValue(ValueType.STRING, "")))
+    return (wanted - empty) % BLOCK_BYTES
+
+
+def runs(sources: Mapping[str, TensorData], alignment: int) -> Iterator[tuple[str, TensorData | FileRange]]:
+    """The sources; ranges that follow one another there as they do here are one, with the padding between them."""
+    run: FileRange | None = None
+    first = ""
+    for name, source in sources.items():
+        data = source.data
+        if not isinstance(data, FileRange):
+            if run is not None:
+                yield first, run
+            run = None
+            yield name, source
+            continue
+        if data.nbytes != source.type.nbytes(source.shape):
+            raise _wrong_bytes(name, source, f"a range of {data.nbytes}")
+        if run is not None and (run.path, run.stop + -run.nbytes % alignment) == (data.path, data.offset):
+            run = run.until(data.stop)
+            continue
+        if run is not None:
+            yield first, run
+        first, run = name, data
+    if run is not None:
+        yield first, run
+
+
 def _pieces(name: str, source: TensorData) -> Iterator[Bytes]:
     """The bytes of a tensor, checked: neither more nor fewer than its type and shape take."""
+    assert not isinstance(source.data, FileRange)
     data = source.data() if callable(source.data) else source.data
     expected, found = source.type.nbytes(source.shape), 0
     for piece in [data] if isinstance(data, np.ndarray) else data:
@@ -285,7 +346,7 @@ def _wrong_bytes(name: str, source: TensorData, found: str) -> ConfigError:
     )
 
 
-def _write_files(files: Sequence[_File]) -> None:
+def _write_files(files: Sequence[_File], on_bytes: OnBytes | None = None) -> None:
     """Write the files under names of their own, then let them take their places; on any fault there is nothing new.
 
     Of several, the first is the one that readers open. It goes first and comes last, so that nobody ever opens a mix
@@ -296,7 +357,7 @@ def _write_files(files: Sequence[_File]) -> None:
         for file in files:
             temporary = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}.tmp")
             on_leaving.callback(temporary.unlink, missing_ok=True)
-            file.write(temporary)
+            file.write(temporary, on_bytes)
             written.append((temporary, file.path))
         if len(files) > 1:
             files[0].path.unlink(missing_ok=True)
