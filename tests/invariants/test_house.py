@@ -47,6 +47,7 @@ RANKS = {
     "stepahead.llm": 8,
     "stepahead.async_llm": 8,
     "stepahead.diagnosis": 8,
+    "stepahead.splice": 8,
     "stepahead.server": 9,
     "stepahead.cli": 10,
     "stepahead": 10,

@@ -13,13 +13,16 @@ from stepahead.cli.bench import bench
 from stepahead.cli.chat import chat
 from stepahead.cli.convert import convert
 from stepahead.cli.doctor import doctor
+from stepahead.cli.graft import graft
 from stepahead.cli.inspect import inspect
+from stepahead.cli.join import join
 from stepahead.cli.perplexity import perplexity
 from stepahead.cli.run import run
 from stepahead.cli.serve import serve
+from stepahead.cli.split import split
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, serve, batch, inspect, convert, perplexity, bench, doctor, trace)
+COMMANDS = (run, chat, serve, batch, inspect, convert, perplexity, bench, doctor, trace, join, split, graft)
 
 
 class OutputClosedError(Exception):
