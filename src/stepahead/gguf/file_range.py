@@ -62,10 +62,11 @@ def can_share(path: Path, folder: Path) -> bool:
 
 def shareable(source: FileRange, position: int) -> tuple[int, int]:
     """[start, stop) in the source of the whole blocks that a file can have in common with it at `position`."""
-    if (position - source.offset) % BLOCK_BYTES:
-        return source.stop, source.stop
     start = source.offset + -source.offset % BLOCK_BYTES
-    return min(start, source.stop), max(start, source.stop - source.stop % BLOCK_BYTES)
+    stop = source.stop - source.stop % BLOCK_BYTES
+    if (position - source.offset) % BLOCK_BYTES or start >= stop:
+        return source.stop, source.stop
+    return start, stop
 
 
 def copy_range(source: FileRange, target: BinaryIO, on_bytes: OnBytes | None = None) -> None:

@@ -52,5 +52,9 @@ class Assembly(GGUFFile):
         return {name: TensorData(info.type, info.shape, self.range(name)) for name, info in self.tensors.items()}
 
     def demand_loadable(self) -> None:
-        """Raises what the loader raises. It reads headers and vectors: matrices are read when they are multiplied."""
-        load_model(self, cast(Backend, ReferenceBackend(int8_activations=True)), self)
+        """Raises what the loader raises. It reads headers and vectors: matrices are read when they are multiplied.
+
+        The heads are taken as from a companion: of those in the same file the loader leaves what it does not know.
+        """
+        heads = Assembly(str(self.path), self._pairs, self._sources)
+        load_model(self, cast(Backend, ReferenceBackend(int8_activations=True)), heads)
