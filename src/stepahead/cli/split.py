@@ -22,8 +22,8 @@ def split(
 ) -> None:
     """Take the MTP heads out of a model file: a trunk, a companion file with the heads, or both.
 
-    stepahead and llama.cpp run the two together (--mtp HEADS; --spec-draft-model HEADS), and `stepahead join` makes
-    FULL of them again. Embeddings and output are in both files.
+    Run the two with --mtp HEADS (llama.cpp: --spec-draft-model HEADS); `stepahead join` makes FULL of them again.
+    Embeddings and output are in both files.
 
     \b
     Examples:
