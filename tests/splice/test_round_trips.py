@@ -169,6 +169,22 @@ def test_clamps_that_only_one_file_knows(tmp_path: Path) -> None:
     assert content(tmp_path / "other.gguf") == content(write(tmp_path / "x.gguf"))
 
 
+OPTIONAL = (
+    "expert_weights_scale", "expert_weights_norm", "expert_gating_func", "swiglu_clamp_exp", "swiglu_clamp_shexp",
+    "leading_dense_block_count", "rope.freq_base_swa", "attention.value_length",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_what_a_trunk_leaves_out_is_not_taken_from_the_heads(tmp_path: Path, key: str) -> None:
+    """A key that is missing says something: that weights of experts are not normalised, for one."""
+    trunk = write(tmp_path / "trunk.gguf", part="trunk", pairs={f"step35.{key}": None})
+    join(trunk, write(tmp_path / "heads.gguf", part="heads"), tmp_path / "full.gguf")
+    assert f"step35.{key}" not in content(tmp_path / "full.gguf")[0]
+    models = [LLM(path, backend="reference", mtp="off") for path in (trunk, tmp_path / "full.gguf")]
+    assert np.array_equal(models[0].logits(IDS), models[1].logits(IDS))
+
+
 def test_one_value_for_all_layers_stays_one(tmp_path: Path) -> None:
     key = "step35.attention.head_count_kv"
     trunk = write(tmp_path / "trunk.gguf", part="trunk", pairs={key: 2})
@@ -179,6 +195,27 @@ def test_one_value_for_all_layers_stays_one(tmp_path: Path) -> None:
     trunk = write(tmp_path / "trunk.gguf", alike, "trunk", pairs={key: 4})
     join(trunk, write(tmp_path / "heads.gguf", alike, "heads"), tmp_path / "full.gguf")
     assert content(tmp_path / "full.gguf")[0][key][1] == 4
+
+
+@pytest.mark.parametrize("is_for_all", [True, False])
+def test_one_value_for_all_layers_becomes_one_for_each(tmp_path: Path, is_for_all: bool) -> None:
+    shape = replace(SMALL, full_period=1)  # 2 query heads in each layer of the trunk, 4 in heads
+    key = "step35.attention.head_count"
+    trunk = write(tmp_path / "trunk.gguf", shape, "trunk", pairs={key: 2} if is_for_all else None)
+    join(trunk, write(tmp_path / "heads.gguf", shape, "heads"), tmp_path / "full.gguf")
+    assert content(tmp_path / "full.gguf")[0][key][1] == [2, 2, 2, 4, 4, 4]
+    assert LLM(tmp_path / "full.gguf", backend="reference").model.draft.num_heads == 3
+
+
+def test_keys_of_ours_and_of_nobody_are_kept_as_they_are(tmp_path: Path) -> None:
+    n = SMALL.num_blocks
+    own = {"general.name": "mine", "step35.strange": ["a", "b", "c"], "step35.other": "text", "x.y": 1}
+    pairs = {"general.name": "theirs", "step35.strange": ["d"] * n, "step35.other": [1] * n, "x.z": 2}
+    trunk = write(tmp_path / "trunk.gguf", part="trunk", pairs=own)
+    join(trunk, write(tmp_path / "heads.gguf", part="heads", pairs=pairs), tmp_path / "full.gguf")
+    found = content(tmp_path / "full.gguf")[0]
+    assert {key: found[key][1] for key in own} == own
+    assert "x.z" not in found
 
 
 def test_text_and_drafts_stay_what_they_were(tmp_path: Path) -> None:

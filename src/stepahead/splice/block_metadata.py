@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead.gguf import TypedValue, ValueType
+from stepahead.gguf.metadata import DTYPES
 from stepahead.gguf.writer import PADDING_KEY
 from stepahead.models.step35_config import ARCH
 from stepahead.splice.parts import NEXTN_KEY
 
 BLOCK_COUNT_KEY = f"{ARCH}.block_count"
 EXPERT_PREFIX = f"{ARCH}.expert_"
+EXPERT_COUNT_KEY = f"{ARCH}.expert_count"
 Pairs = dict[str, TypedValue]
 
 
@@ -47,14 +49,17 @@ def joined_pairs(
     """The trunk's own, and of the heads' what describes their blocks."""
     own, other = trunk_pairs(trunk, num_trunk), head_pairs(heads, num_trunk, num_heads)
     joined = dict(own)
+    is_dense = EXPERT_COUNT_KEY not in own  # to a trunk with experts, a missing key of theirs says something, too
     for key in dict.fromkeys([*own, *other]):
         front, tail = own.get(key), other.get(key)
+        if _is_text(front) or _is_text(tail):
+            continue
         if _is_per_layer(key, front, num_trunk) or _is_per_layer(key, tail, num_trunk + num_heads):
             value = _joined_layers(front, tail, num_trunk, num_heads)
             if value is not None:
                 joined[key] = value
-        elif front is None and tail is not None and key.startswith(EXPERT_PREFIX):
-            joined[key] = tail  # heads with experts over a trunk without
+        elif is_dense and front is None and tail is not None and key.startswith(EXPERT_PREFIX):
+            joined[key] = tail
     joined[BLOCK_COUNT_KEY] = TypedValue(own[BLOCK_COUNT_KEY].type, num_trunk + num_heads)
     known = [pairs for pairs in (trunk, heads) if NEXTN_KEY in pairs]
     value_type = known[0][NEXTN_KEY].type if known else ValueType.U32
@@ -71,8 +76,7 @@ def _joined_layers(front: TypedValue | None, tail: TypedValue | None, num_trunk:
         return front
     kind = front or tail
     assert kind is not None
-    dtype = (first if front is not None else last).dtype
-    return TypedValue(kind.type, np.concatenate([first, last]).astype(dtype))
+    return TypedValue(kind.type, np.concatenate([first, last]).astype(DTYPES[kind.type]))
 
 
 def _of_layers(value: TypedValue | None, layers: slice, count: int) -> npt.NDArray[Any]:
@@ -86,6 +90,10 @@ def _is_per_layer(key: str, value: TypedValue | None, num_blocks: int) -> bool:
     if value is None or not isinstance(value.value, np.ndarray):
         return False
     return key.startswith(f"{ARCH}.") and len(value.value) == num_blocks
+
+
+def _is_text(value: TypedValue | None) -> bool:
+    return value is not None and value.type is ValueType.STRING
 
 
 def _inserted(pairs: Pairs, key: str, value: TypedValue, *orders: list[str]) -> Pairs:

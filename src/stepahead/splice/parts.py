@@ -10,6 +10,7 @@ from stepahead.gguf import GGUFFile
 from stepahead.models.step35_config import ARCH, Step35Config
 
 NEXTN_KEY = f"{ARCH}.nextn_predict_layers"
+MAX_DIGITS = 10  # a longer number in a name is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,8 @@ class FileParts:
 def block_number(name: str) -> int | None:
     """N of "blk.N.…"."""
     parts = name.split(".", 2)
-    return int(parts[1]) if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else None
+    is_block = len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() and len(parts[1]) < MAX_DIGITS
+    return int(parts[1]) if is_block else None
 
 
 def _count_heads(file: GGUFFile, config: Step35Config, blocks: set[int]) -> int:

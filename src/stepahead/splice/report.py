@@ -50,8 +50,8 @@ def notes_on_heads(heads: FileParts) -> list[str]:
         declared = heads.num_declared
         notes.append(f"{heads.file.path} declares {declared} MTP heads and has {count}: the new file declares {count}")
     if count < EXPECTED_HEADS:
-        reuse = "the one head is used for every draft token" if count == 1 else "the last draft token goes without"
-        notes.append(f"{count} of the published model's {EXPECTED_HEADS} MTP heads: {reuse}")
+        drafts = "the one head makes every draft token" if count == 1 else f"drafts have {count} tokens at most"
+        notes.append(f"{count} of the published model's {EXPECTED_HEADS} MTP heads: {drafts}")
     without = count - sum(name.endswith(".nextn.shared_head_head.weight") for name in heads.heads)
     if without:
         notes.append(f"{without} of {count} heads have no output matrix of their own and use the trunk's output.weight")
