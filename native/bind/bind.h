@@ -53,6 +53,7 @@ inline NewBuffer new_buffer(Context& context, size_t rows, size_t width) {
   return std::make_unique<Buffer>(context.arena, rows, width);
 }
 
+void bind_encode(nb::module_& m);
 void bind_handles(nb::module_& m);
 void bind_ops(nb::class_<Context>& context);
 

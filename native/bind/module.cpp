@@ -30,6 +30,7 @@ NB_MODULE(_native, m) {
     return guard_file(data.data(), data.size(), {line.c_str(), line.size()});
   }, "If reading data faults, write line to stderr and leave with exit code 1. For unguard_file; -1: not guarded.");
   m.def("unguard_file", &unguard_file);
+  bind_encode(m);
   bind_handles(m);
 }
 

@@ -4,10 +4,19 @@ import numpy as np
 import numpy.typing as npt
 
 NATIVE_TYPES: tuple[int, ...]
+ENCODED_TYPES: tuple[int, ...]
 
 def available_isas() -> list[str]: ...
 def guard_file(data: npt.NDArray[np.uint8], line: bytes) -> int: ...
 def unguard_file(slot: int) -> None: ...
+def available_encoders() -> list[str]: ...
+def encode(
+    ggml_id: int,
+    values: npt.NDArray[np.float32],
+    importance: npt.NDArray[np.float32] | None,
+    num_threads: int,
+    isa: str = "",
+) -> tuple[npt.NDArray[np.uint8], int]: ...
 
 class Buffer:
     @property
