@@ -1,6 +1,7 @@
 """The encoders against the decoders, simple rounding, and ggml's own quantiser where it is there."""
 
 import ctypes
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,18 @@ def test_threads_rows_and_machines_do_not_matter(quant_type: QuantType, rows: in
             made, beyond = _native.encode(quant_type.id, values, weights, 2, isa)
             assert beyond == -1
             assert np.array_equal(made, expected), isa
+
+
+def test_other_machines_do_not_matter() -> None:
+    """A change of the search changes these; another compiler or processor must not."""
+    odd = np.arange(1, 8 * 2048 * 2, 2, dtype=np.uint32) * np.uint32(2654435761)
+    uniform = odd.view(np.int32).astype(np.float32) * np.float32(2.0**-31)
+    values = (uniform * uniform * uniform).reshape(8, 2048)
+    digest = hashlib.sha256()
+    for quant_type in TYPES:
+        for weights in (None, np.abs(uniform[:2048])):
+            digest.update(encode(values, quant_type, weights).tobytes())
+    assert digest.hexdigest()[:16] == "03c924bf6a83ba95"
 
 
 @each_type

@@ -78,5 +78,6 @@ const KernelTable& scalar();
 void test_linear();
 void test_rows();
 void test_attention();
+void test_encoders();
 
 }  // namespace kernel_tests

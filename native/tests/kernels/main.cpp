@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   kernel_tests::test_linear();
   kernel_tests::test_rows();
   kernel_tests::test_attention();
+  kernel_tests::test_encoders();
   std::printf(failed_checks == 0 ? "kernels have the bits of scalar:" : "%d comparisons failed:", failed_checks);
   for (const auto* table : kernel_tests::vector_tables()) std::printf(" %s", table->name);
   std::printf("\n");
