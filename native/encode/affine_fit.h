@@ -40,12 +40,6 @@ static constexpr Margins kMargins4[3] = {
      {-0.5f, 0.7f, -0.2f, 0.2f, 0.1f, 0.9f, 0.9f, -0.4f}},
     {{0.9f, 0, 0.2f, 0.3f, -0.3f, 0, 0, 0},
      {0.3f, 0.9f, -0.5f, 0.9f, 0.9f, 0, -1, -2}}};
-// For the quick search: four, each given twice.
-static constexpr Margins kQuickMargins16 = {{0.15f, 0.45f, -0.15f, 0, 0.15f, 0.45f, -0.15f, 0},
-                                            {0.15f, -0.15f, 0.3f, 0, 0.15f, -0.15f, 0.3f, 0}};
-static constexpr Margins kQuickMargins32 = {{0.15f, 0.3f, -0.15f, 0, 0.15f, 0.3f, -0.15f, 0},
-                                            {0.15f, -0.6f, 0.3f, 0, 0.15f, -0.6f, 0.3f, 0}};
-
 template <size_t n>
 struct Centred {
   float x[n];      // less the mean
@@ -142,29 +136,6 @@ static inline AffineFit search_affine(const Centred<n>& block, const float* w,
   }
   const size_t at = best_lane(best_gain);
   return pair_of<below_zero>(block, lane(best.q, at), lane(best.qq, at), lane(best.xq, at), lane(best_gain, at));
-}
-
-// Four candidates for a block without weights: half of its numbers in the lower lanes, half in the upper ones.
-template <int levels, size_t n>
-static inline AffineFit fit_affine_quickly(const float* x, const Margins& margins) noexcept {
-  Centred<n> block;
-  centre<n, false, false>(x, nullptr, block);
-  AffineFit flat;
-  flat.ww = block.ww, flat.offset = block.mean;
-  if (!(block.range >= kNothing)) return flat;
-  const Lanes shift = load_lanes(margins.low);
-  const Lanes inverse = (all(levels) + shift + load_lanes(margins.high)) * all(1.0f / block.range);
-  AffineSums sums;
-  for (size_t i = 0; i < n / 2; ++i) {
-    const Lanes q = Uniform<0, levels>::nearest(four_each(block.above[i], block.above[i + n / 2]) * inverse - shift);
-    sums.q = sums.q + q;
-    sums.qq = sums.qq + q * q;
-    sums.xq = sums.xq + q * four_each(block.x[i], block.x[i + n / 2]);
-  }
-  sums.q = add_halves(sums.q), sums.qq = add_halves(sums.qq), sums.xq = add_halves(sums.xq);
-  const Lanes gain = gain_of<false>(block, sums);
-  const size_t at = best_lane(gain);
-  return pair_of<false>(block, lane(sums.q, at), lane(sums.qq, at), lane(sums.xq, at), lane(gain, at));
 }
 
 // The best pair for the codes of (scale, offset).

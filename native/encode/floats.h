@@ -1,7 +1,7 @@
 // F32, F16 and BF16, to nearest, ties to even.
 #pragma once
 
-#include "encode/scale_fit.h"
+#include "kernels/number.h"
 
 namespace stepahead::STEPAHEAD_ISA {
 
@@ -9,10 +9,8 @@ struct EncodeF32 {
   using Block = float;
   static constexpr size_t elements = 1;
   static constexpr float limit = 0x1.fffffep127f;
-  template <bool weighted>
-  static void encode(const float* x, const float*, Block& out) noexcept {
-    out = *x;
-  }
+
+  static STEPAHEAD_INLINE float encode(float x) noexcept { return x; }
 };
 
 struct EncodeF16 {
@@ -20,10 +18,7 @@ struct EncodeF16 {
   static constexpr size_t elements = 1;
   static constexpr float limit = 0x1.ffdffep15f;  // the last that does not round to Inf
 
-  template <bool weighted>
-  static void encode(const float* x, const float*, Block& out) noexcept {
-    out = float_to_half(*x);
-  }
+  static STEPAHEAD_INLINE uint16_t encode(float x) noexcept { return float_to_half(x); }
 };
 
 struct EncodeBF16 {
@@ -31,10 +26,9 @@ struct EncodeBF16 {
   static constexpr size_t elements = 1;
   static constexpr float limit = 0x1.fefffep127f;  // likewise
 
-  template <bool weighted>
-  static void encode(const float* x, const float*, Block& out) noexcept {
-    const uint32_t bits = bits_of(*x);
-    out = static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+  static STEPAHEAD_INLINE uint16_t encode(float x) noexcept {
+    const uint32_t bits = bits_of(x);
+    return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
   }
 };
 

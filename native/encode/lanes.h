@@ -48,25 +48,6 @@ STEPAHEAD_INLINE Lanes all(float x) noexcept {
   return out;
 }
 
-// Four of one, four of the other.
-STEPAHEAD_INLINE Lanes four_each(float low, float high) noexcept {
-#if defined(STEPAHEAD_VECTOR_AVX2)
-  return {{_mm256_set_m128(_mm_set1_ps(high), _mm_set1_ps(low))}};
-#else
-  return {{low - Native{}, high - Native{}}};
-#endif
-}
-
-// Each lane plus the one four further on, around.
-STEPAHEAD_INLINE Lanes add_halves(const Lanes& a) noexcept {
-#if defined(STEPAHEAD_VECTOR_AVX2)
-  return {{a.part[0] + _mm256_permute2f128_ps(a.part[0], a.part[0], 1)}};
-#else
-  const Native sum = a.part[0] + a.part[1];
-  return {{sum, sum}};
-#endif
-}
-
 STEPAHEAD_INLINE Lanes load_lanes(const float* x) noexcept {
   Lanes out;
   memcpy(&out, x, sizeof(out));

@@ -85,29 +85,6 @@ static inline ScaleFit search_scale(const float* x, const float* w, const float 
   return {xq / qq, gain, xq, qq};
 }
 
-// Four candidates (each given twice) for a block without weights: half of its numbers in the lower lanes, half in the
-// upper ones.
-template <class Grid, size_t n>
-static inline ScaleFit search_scale_quickly(const float* x, const float (&targets)[8]) noexcept {
-  const float most = extreme<n>(x);
-  if (!((most < 0 ? -most : most) >= kNothing)) return {};
-  const Lanes inverse = load_lanes(targets) / all(most);
-  Lanes xq = all(0.0f), qq = all(0.0f);
-  for (size_t i = 0; i < n / 2; ++i) {
-    const Lanes value = four_each(x[i], x[i + n / 2]), q = Grid::nearest(value * inverse);
-    xq = xq + q * value;
-    qq = qq + q * q;
-  }
-  xq = add_halves(xq);
-  qq = add_halves(qq);
-  const Lanes gains = where(qq > all(0.0f), xq * xq / qq);
-  const size_t best = best_lane(gains);
-  ScaleFit fit;
-  fit.gain = lane(gains, best), fit.xq = lane(xq, best), fit.qq = lane(qq, best);
-  if (fit.gain > 0) fit.scale = fit.xq / fit.qq;
-  return fit;
-}
-
 // The search, and then down to where codes and scale belong to each other.
 template <class Grid, size_t n, bool weighted, size_t num_targets>
 static inline ScaleFit fit_scale(const float* x, const float* w, const float (&targets)[num_targets]) noexcept {
