@@ -30,11 +30,11 @@ struct LaneMask {
   NativeBits part[kParts];
 };
 
-#define STEPAHEAD_LANES_OPERATOR(op)                                        \
+#define STEPAHEAD_LANES_OPERATOR(op)                                            \
   STEPAHEAD_INLINE Lanes operator op(const Lanes& a, const Lanes& b) noexcept { \
-    Lanes out;                                                              \
+    Lanes out;                                                                  \
     for (size_t i = 0; i < kParts; ++i) out.part[i] = a.part[i] op b.part[i];   \
-    return out;                                                             \
+    return out;                                                                 \
   }
 STEPAHEAD_LANES_OPERATOR(+)
 STEPAHEAD_LANES_OPERATOR(-)
@@ -75,7 +75,7 @@ STEPAHEAD_INLINE Lanes where(const LaneMask& mask, const Lanes& yes) noexcept {
   return out;
 }
 
-// a < b ? a : b and a > b ? a : b. GCC does not find the x86 instructions that are just that.
+// a < b ? a : b and a > b ? a : b. GCC 12 does not find the x86 instructions that are just that.
 #if defined(STEPAHEAD_VECTOR_AVX2)
 STEPAHEAD_INLINE Native native_min(Native a, Native b) noexcept { return _mm256_min_ps(a, b); }
 STEPAHEAD_INLINE Native native_max(Native a, Native b) noexcept { return _mm256_max_ps(a, b); }

@@ -11,16 +11,16 @@ namespace stepahead::STEPAHEAD_ISA {
 
 template <int levels_, size_t size_, int most_>
 struct AffineShape {
-  static constexpr int levels = levels_;     // codes are 0 to levels
-  static constexpr size_t size = size_;      // of a sub-block
-  static constexpr size_t count = 256 / size;
-  static constexpr int most = most_;         // scales and mins are 0 to most
+  static constexpr int levels = levels_;       // codes are 0 to levels
+  static constexpr size_t size = size_;        // of a sub-block
+  static constexpr size_t count = 256 / size;  // of sub-blocks
+  static constexpr int most = most_;           // scales and mins are 0 to most
 };
 
 template <class Shape>
 struct AffineSuper {
   uint16_t d_half = 0, dmin_half = 0;
-  float d = 0, dmin = 0;                           // what the halves are
+  float d = 0, dmin = 0;                                   // what the halves are
   float scale[Shape::count] = {}, min[Shape::count] = {};  // integers
 
   void set(float new_d, float new_dmin) noexcept {
@@ -141,7 +141,7 @@ static inline void refit_units(const CodeSums* sums, AffineSuper<Shape>& super) 
   }
 }
 
-// A third time brings a thousandth.
+// A third round brings a thousandth.
 static constexpr size_t kAffineRounds = 2;
 
 template <class Shape, bool weighted, size_t num_margins>

@@ -20,7 +20,7 @@ struct ScaledShape {
 template <class Shape>
 struct ScaledSuper {
   uint16_t d_half = 0;
-  float d = 0;                      // what the half is
+  float d = 0;                     // what the half is
   float scale[Shape::count] = {};  // integers
 
   void set(float new_d) noexcept {
