@@ -49,6 +49,7 @@ RANKS = {
     "stepahead.async_llm": 8,
     "stepahead.diagnosis": 8,
     "stepahead.splice": 8,
+    "stepahead.filecheck": 8,
     "stepahead.server": 9,
     "stepahead.cli": 10,
     "stepahead": 10,

@@ -1,8 +1,9 @@
-"""`stepahead doctor`: what drafting gains with this model on this machine, why, and what could be better."""
+"""`stepahead doctor`: what is wrong with a file, what drafting gains with it here, why, and what could be better."""
 
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,16 +11,20 @@ import typer
 from stepahead import __version__
 from stepahead.cli import options as o
 from stepahead.cli.console import Bar, stdout, visible
+from stepahead.cli.file_report import report_file
 from stepahead.cli.loading import open_llm, size
 from stepahead.cli.report import percentages, table_of
-from stepahead.errors import ConfigError
+from stepahead.errors import ConfigError, StepaheadError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from stepahead import LLM
+    from stepahead.cli.file_report import FileReport
     from stepahead.diagnosis.diagnosis import Diagnosis
 
+FILE_PANEL = "File"
 MAX_SECONDS = 3600.0
 MIN_SECONDS = 1.0
 
@@ -36,23 +41,46 @@ def doctor(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Try the heads under every contract a converter may have got wrong. Default: if the file is small.",
+            rich_help_panel=FILE_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix",
+            help="Write the repaired file here, and measure no speed.",
+            rich_help_panel=FILE_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     json_output: o.JsonOption = False,
 ) -> None:
-    """Say what drafting gains with this model on this machine, what auto will do, and what could be better.
+    """Say what is wrong with a file, what drafting gains with it on this machine, and what could be better.
 
-    Measures memory, passes of 1 to 16 rows, the heads and built-in texts of six kinds. The costs are kept: later
-    starts price their drafts with them.
+    Looks for heads that are missing, empty or wrongly converted. Measures memory, passes of 1 to 16 rows, the heads
+    and built-in texts of six kinds. The costs are kept: later starts price their drafts with them.
 
     \b
     Examples:
       stepahead doctor
       stepahead doctor model.gguf --seconds 60
       stepahead doctor trunk.gguf --mtp heads.gguf --json
+      stepahead doctor model.gguf --measure --fix repaired.gguf
     """
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ConfigError(f"--seconds {seconds:g} is out of range: give {MIN_SECONDS:g} to {MAX_SECONDS:g}")
     load = o.LoadOptions(model, mtp, kv_type, threads, None, backend, repack, draft_vocab, draft_type)
-    with open_llm(load) as llm:
+    report = report_file(load, measure, seconds, fix)
+    if fix is not None:
+        _show_fixed(report, fix, json_output)
+        return
+    with _opened(load, report, json_output) as llm:
         from stepahead.diagnosis.advice import advise, auto_plan
         from stepahead.diagnosis.diagnosis import diagnose
 
@@ -60,10 +88,30 @@ def doctor(
             diagnosis = diagnose(llm, seconds, bar)
         plan, advice = auto_plan(diagnosis), advise(diagnosis, llm.backend)
     if json_output:
-        json.dump(_object(diagnosis, plan, advice), sys.stdout)
+        json.dump({**_object(diagnosis, plan, advice), **report.as_object()}, sys.stdout)
         sys.stdout.write("\n")
     else:
+        report.show(with_contracts=bool(measure))
         _show(diagnosis, plan, advice)
+
+
+def _opened(load: o.LoadOptions, report: "FileReport", json_output: bool) -> "LLM":
+    """Where the model cannot be loaded, what is wrong with its file is worth all the more."""
+    try:
+        return open_llm(load)
+    except StepaheadError:
+        if not json_output:
+            report.show(with_contracts=True)
+        raise
+
+
+def _show_fixed(report: "FileReport", out: Path, json_output: bool) -> None:
+    if json_output:
+        json.dump({"version": __version__, **report.as_object()}, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    report.show(with_contracts=True)
+    stdout().print(visible(f"nothing to repair: {out} is not written" if report.fixed is None else f"written: {out}"))
 
 
 def _object(diagnosis: "Diagnosis", plan: tuple[str, ...], advice: tuple[str, ...]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import typer
 
 from stepahead.cli import options as o
 from stepahead.cli.console import stdout, visible
+from stepahead.cli.file_report import finding_rows
 from stepahead.cli.loading import size
 
 if TYPE_CHECKING:
+    from stepahead.filecheck.checked import Checked
     from stepahead.gguf import GGUFFile
     from stepahead.model_info import ModelInfo
     from stepahead.models.model import Model
@@ -35,7 +37,10 @@ def inspect(
     ] = None,
     json_output: o.JsonOption = False,
 ) -> None:
-    """Show architecture, MTP heads, tensor types, bytes by part and the memory a context takes.
+    """Show architecture, MTP heads, tensor types, bytes by part, the memory a context takes, and what is wrong.
+
+    Faults are found in headers and samples: heads that are missing, few, empty or wrongly converted. What only drafts
+    show, `stepahead doctor --measure` finds.
 
     \b
     Examples:
@@ -43,6 +48,7 @@ def inspect(
       stepahead inspect trunk.gguf --mtp heads.gguf --kv-type q8_0
       stepahead inspect model.gguf --context-length 16384 --json
     """
+    from stepahead.filecheck.checked import Checked
     from stepahead.gguf import GGUFFile
     from stepahead.model_info import model_info
     from stepahead.repack.repacked import find_cache
@@ -51,15 +57,15 @@ def inspect(
     with contextlib.ExitStack() as files:
         file = files.enter_context(GGUFFile.open(path))
         heads = None if mtp in ("auto", "off") else files.enter_context(GGUFFile.open(mtp))
-        info = model_info(file, heads)
+        info, checked = model_info(file, heads), Checked.of(file, heads)
         loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
         cache = find_cache(file)
         memory = {} if loaded is None else _context_memory(loaded, info, kv_type, context_length)
         if json_output:
-            json.dump(_object(info, loaded, refusal, kv_type, memory, cache), sys.stdout)
+            json.dump(_object(info, loaded, refusal, kv_type, memory, cache, checked), sys.stdout)
             sys.stdout.write("\n")
         else:
-            _show(info, loaded, kv_type, memory, cache)
+            _show(info, loaded, kv_type, memory, cache, checked)
     if refusal is not None:
         raise refusal
 
@@ -113,6 +119,7 @@ def _object(
     kv_type: str,
     memory: dict[int, dict[str, int]],
     cache: Path | None,
+    checked: "Checked",
 ) -> dict[str, Any]:
     return {
         **dataclasses.asdict(info),
@@ -123,6 +130,7 @@ def _object(
         "repacked": None if cache is None else str(cache),
         "kv_type": kv_type,
         "context_bytes": {str(length): groups for length, groups in memory.items()},
+        "findings": checked.as_objects(),
     }
 
 
@@ -132,6 +140,7 @@ def _show(
     kv_type: str,
     memory: dict[int, dict[str, int]],
     cache: Path | None,
+    checked: "Checked",
 ) -> None:
     from rich.table import Table
 
@@ -143,6 +152,8 @@ def _show(
         grid.add_row(name, visible(value))
     if cache is not None:
         grid.add_row("repacked", visible(str(cache)))
+    for label, sentence in finding_rows(checked.findings):
+        grid.add_row(label, visible(sentence))
     console.print(grid)
     console.print()
     console.print(_byte_table("part", info.bytes_by_part))

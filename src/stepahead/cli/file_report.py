@@ -1,0 +1,107 @@
+"""What `inspect` and `doctor` say of a file itself: its findings, the contracts that its heads were tried under."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepahead.cli import options as o
+from stepahead.cli.console import Bar, stdout, visible
+from stepahead.cli.report import table_of
+from stepahead.errors import StepaheadError
+
+if TYPE_CHECKING:
+    from stepahead.filecheck.checked import Checked
+    from stepahead.filecheck.finding import Finding
+    from stepahead.filecheck.measure import Measurement
+
+FAST_NBYTES = 1_000_000_000  # of a file that is measured without being asked: seconds
+NOTHING_FOUND = "nothing wrong in headers and samples"
+TRUNK_SHARE = 0.25  # of the time
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """Of the file that a command line names, its heads' companion included. fixed: the repaired file, if written."""
+
+    findings: "tuple[Finding, ...]"
+    measurement: "Measurement | None"
+    fixed: Path | None
+
+    def as_object(self) -> dict[str, Any]:
+        measured = self.measurement
+        trials = [] if measured is None else [(one.head, one.contract, one.acceptance) for one in measured.trials]
+        return {
+            "findings": [finding.as_object() for finding in self.findings],
+            "contracts": [dict(zip(("head", "contract", "acceptance"), trial, strict=True)) for trial in trials],
+            "fixed": None if self.fixed is None else str(self.fixed),
+        }
+
+    def show(self, with_contracts: bool) -> None:
+        """On stdout, as a section; the contracts only where they say something or were asked for."""
+        console = stdout()
+        console.print("file", style="bold")
+        for label, sentence in finding_rows(self.findings):
+            console.print(visible(f"  {label}: {sentence}"))
+        measured = self.measurement
+        if measured is not None and measured.trials and (measured.findings or with_contracts):
+            console.print(_trial_table(measured))
+
+
+def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: Path | None) -> FileReport:
+    """Check the file, measure its heads if asked or if that is quick, write the repaired file if asked.
+
+    Raises what opening raises, and what loading does where measuring was asked for.
+    """
+    from stepahead.demo import demo_path
+    from stepahead.filecheck.checked import Checked
+    from stepahead.filecheck.fixed_file import check_place, write_fixed
+    from stepahead.gguf import GGUFFile
+
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(GGUFFile.open(demo_path() if load.model is None else load.model))
+        companion = None if load.mtp in ("auto", "off") else files.enter_context(GGUFFile.open(load.mtp))
+        checked = Checked.of(file, companion)
+        if fix is not None:
+            check_place(checked.heads, fix)
+        checked = _measured(checked, load, measure, seconds)
+        view = checked.repaired() if fix is not None else None
+        if view is not None and fix is not None:
+            with Bar("writing, MB") as bar:
+                write_fixed(view, fix, lambda done, total: bar(done // 1_000_000, total // 1_000_000))
+        return FileReport(checked.findings, checked.measurement, None if view is None else fix)
+
+
+def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, seconds: float) -> "Checked":
+    nbytes = sum(info.nbytes for info in checked.file.tensors.values())
+    is_quick = nbytes <= FAST_NBYTES and load.backend == "cpu" and load.mtp != "off"
+    if not checked.has_heads or not (is_quick if measure is None else measure):
+        return checked
+    from stepahead.config import EngineConfig
+    from stepahead.opening import make_backend
+
+    backend = make_backend(EngineConfig(threads=load.threads, backend=load.backend))
+    try:
+        with Bar("trying the heads") as bar:
+            return checked.measured(backend, TRUNK_SHARE * seconds, bar)
+    except StepaheadError:
+        if measure:
+            raise
+        return checked  # it cannot be loaded: whoever loads it says why
+
+
+def finding_rows(findings: "Sequence[Finding]") -> list[tuple[str, str]]:
+    """(severity, sentence), the worst first; one row that says so if there are none."""
+    order = ("fault", "unclear", "note")
+    ranked = sorted(findings, key=lambda finding: order.index(finding.severity))
+    return [(finding.severity, finding.sentence) for finding in ranked] or [("checked", NOTHING_FOUND)]
+
+
+def _trial_table(measured: "Measurement") -> Any:
+    heads = sorted({trial.head for trial in measured.trials})
+    table = table_of("drafts right, heads", *(f"head {head + 1}" for head in heads))
+    shares = {(trial.contract, trial.head): f"{100 * trial.acceptance:.1f} %" for trial in measured.trials}
+    for name in dict.fromkeys(trial.contract for trial in measured.trials):
+        table.add_row(name, *(shares.get((name, head), "") for head in heads))
+    return table
