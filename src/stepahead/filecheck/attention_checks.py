@@ -7,7 +7,6 @@ import numpy as np
 from stepahead.filecheck.finding import Finding, heads_named
 from stepahead.filecheck.layout import ARCH, Layout
 from stepahead.filecheck.repair import Repair, replace_by
-from stepahead.gguf import TypedValue, ValueType
 from stepahead.gguf.block_quants import Floats
 
 COUNTS = {"attention.head_count": "query heads", "attention.head_count_kv": "key/value heads"}
@@ -19,9 +18,10 @@ TOLERANCE = 1e-3  # of a factor; the two computations differ by up to 1.0
 
 def check_attention(layout: Layout) -> Iterator[Finding]:
     """Wrong head counts, full instead of sliding heads, rotary factors of early converters."""
-    for key, what in COUNTS.items():
-        yield from _head_counts(layout, key, what)
-    yield from _windows(layout)
+    if layout.is_contiguous:
+        for key, what in COUNTS.items():
+            yield from _head_counts(layout, key, what)
+        yield from _windows(layout)
     yield from _rope_factors(layout)
 
 
@@ -37,7 +37,7 @@ def _head_counts(layout: Layout, key: str, what: str) -> Iterator[Finding]:
     told = sorted({f"{values[block]} {what} where the matrices have {shape}" for block, shape in wrong.items()})
     fixed = values.copy()
     fixed[list(wrong)] = list(wrong.values())
-    repair = Repair("--fix takes the matrices' count", {f"{ARCH}.{key}": TypedValue(ValueType.I32, fixed)})
+    repair = Repair("--fix takes the matrices' count", {f"{ARCH}.{key}": layout.like(key, fixed)})
     yield Finding("head-count", "fault", f"{ARCH}.{key}", f"says {', '.join(told)} ({_blocks(wrong)})", repair)
 
 
@@ -59,7 +59,7 @@ def _windows(layout: Layout) -> Iterator[Finding]:
     fixed[wrong] = ~fixed[wrong]
     kinds = ("sliding", "full") if fixed[wrong[0]] else ("full", "sliding")
     what = f"declared with {kinds[1]} attention, but their {own[wrong[0]]} query heads are those of {kinds[0]} layers"
-    repair = Repair(f"--fix declares them {kinds[0]}", {f"{ARCH}.{PATTERN}": TypedValue(ValueType.BOOL, fixed)})
+    repair = Repair(f"--fix declares them {kinds[0]}", {f"{ARCH}.{PATTERN}": layout.like(PATTERN, fixed)})
     yield Finding("window", "fault", heads_named([layout.number(block) for block in wrong]), what, repair)
 
 
@@ -74,6 +74,8 @@ def _rope_factors(layout: Layout) -> Iterator[Finding]:
     if info is None or len(info.shape) != 1 or dims < 4 or info.shape[0] < dims // 2 or dims == layout.head_dim:
         return
     found, base = file.array(name), file.get_float(f"{ARCH}.rope.freq_base")
+    if not base > 1.0:
+        return
     right, early = llama3_factors(dims, base), llama3_factors(layout.head_dim, base)[: dims // 2]
     used = found[: dims // 2]
     if np.allclose(right, early, TOLERANCE) or not np.allclose(used, early, TOLERANCE):

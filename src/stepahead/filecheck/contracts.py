@@ -13,7 +13,6 @@ from stepahead.filecheck.attention_checks import PATTERN
 from stepahead.filecheck.layout import ARCH, Layout
 from stepahead.filecheck.norm_values import NormValues
 from stepahead.filecheck.repair import Repair, add, pair_by_halves, swap_halves
-from stepahead.gguf import TypedValue, ValueType
 
 NORM_GROUPS = {
     "every norm": ("",),
@@ -106,5 +105,5 @@ def _window(layout: Layout, block: int) -> Iterator[Contract]:
     flipped = np.array(pattern)
     flipped[block] = not pattern[block]
     kind = "sliding" if flipped[block] else "full"
-    repair = Repair("--fix declares it", {f"{ARCH}.{PATTERN}": TypedValue(ValueType.BOOL, flipped)})
+    repair = Repair("--fix declares it", {f"{ARCH}.{PATTERN}": layout.like(PATTERN, flipped)})
     yield Contract("window", f"{kind} attention", repair)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from stepahead.errors import ModelFormatError
 from stepahead.filecheck.attention_checks import check_attention
 from stepahead.filecheck.finding import Finding
@@ -39,7 +41,8 @@ def _checked(file: GGUFFile) -> tuple[Finding, ...]:
         return ()
     try:
         layout = Layout.of(file)
-        return tuple(finding for check in CHECKS for finding in check(layout))
+        with np.errstate(all="ignore"):  # a damaged number is a finding, not a warning
+            return tuple(finding for check in CHECKS for finding in check(layout))
     except ModelFormatError:
         return ()  # metadata of wrong types: the loader says which
 

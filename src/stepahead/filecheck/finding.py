@@ -6,8 +6,8 @@ from typing import Literal
 from stepahead.filecheck.repair import Repair
 
 Severity = Literal["fault", "unclear", "note"]
-"""fault: certainly wrong. unclear: looks wrong, a measurement would settle it. note: not wrong, but something is missing
-that its reader may expect."""
+"""fault: certainly wrong. unclear: looks wrong, a measurement would settle it. note: not wrong, but something that its
+reader may expect is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from stepahead.filecheck.finding import Finding, heads_named
 from stepahead.filecheck.layout import ARCH, Layout
 from stepahead.filecheck.repair import Repair
@@ -18,20 +16,25 @@ REQUIRED = (
     "nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "attn_norm", "ffn_norm", "attn_output", "ffn_gate", "ffn_up",
     "ffn_down",
 )  # fmt: skip
-LISTS = {  # per-layer lists and what a head has where nothing says it
-    "attention.head_count": (ValueType.I32, 1),
-    "attention.head_count_kv": (ValueType.I32, 1),
-    "attention.sliding_window_pattern": (ValueType.BOOL, True),
-    "swiglu_clamp_exp": (ValueType.F32, 0.0),
-    "swiglu_clamp_shexp": (ValueType.F32, 0.0),
+DEFAULTS: dict[str, Any] = {  # of a head, in per-layer lists, where no shape says it
+    "attention.head_count": 1,
+    "attention.head_count_kv": 1,
+    "attention.sliding_window_pattern": True,
+    "swiglu_clamp_exp": 0.0,
+    "swiglu_clamp_shexp": 0.0,
 }
 
 
 def check_heads(layout: Layout) -> Iterator[Finding]:
     """Heads that are missing, few, undeclared or incomplete."""
     yield from _presence(layout)
-    yield from _numbering(layout)
-    yield from _counts(layout)
+    if layout.is_contiguous:
+        yield from _counts(layout)
+    elif layout.heads:
+        first = layout.heads[0] if layout.is_companion else 0
+        expected = [*range(first, first + len(layout.trunk) + len(layout.heads))][-len(layout.heads) :]
+        what = f"stand in blocks {list(layout.heads)}, and should in {expected}"
+        yield Finding("heads-numbering", "fault", "heads", what, Repair("convert them again"))
     for block in layout.heads:
         yield from _completeness(layout, block)
 
@@ -46,22 +49,13 @@ def _presence(layout: Layout) -> Iterator[Finding]:
         yield Finding("heads-few", "note", "heads", what, Repair(GET_HEADS.replace("has them", "has all")))
 
 
-def _numbering(layout: Layout) -> Iterator[Finding]:
-    if not layout.heads:
-        return
-    expected = tuple(range(layout.num_trunk, layout.num_blocks))
-    if layout.heads != expected:
-        what = f"stand in blocks {list(layout.heads)}, and should in {list(expected)}"
-        yield Finding("heads-numbering", "fault", "heads", what, Repair("convert them again"))
-
-
 def _counts(layout: Layout) -> Iterator[Finding]:
     """block_count and nextn_predict_layers against the blocks that are there, and lists as long as block_count."""
     declared = layout.declared_blocks, layout.declared_heads
     found = layout.num_blocks, len(layout.heads)
     if not layout.heads and declared[0] - declared[1] == layout.num_trunk:
         found = declared  # heads that are declared and absent harm nobody
-    resized = {key: _resized(layout, key, found[0]) for key in LISTS}
+    resized = {key: _resized(layout, key, found[0]) for key in DEFAULTS}
     wrong = {f"{ARCH}.{key}": value for key, value in resized.items() if value is not None}
     if declared != found:
         counts: dict[str, TypedValue | None] = {f"{ARCH}.block_count": TypedValue(ValueType.U32, found[0])}
@@ -84,13 +78,12 @@ def _resized(layout: Layout, key: str, length: int) -> TypedValue | None:
     old = layout.per_layer(key)
     if old is None or len(old) == length:
         return None
-    value_type, default = LISTS[key]
     shapes = {"attention.head_count": layout.query_heads, "attention.head_count_kv": layout.kv_heads}
     values: list[Any] = list(old[:length])
     for block in range(len(values), length):
         found = shapes[key](block) if key in shapes else None
-        values.append(default if found is None else found)
-    return TypedValue(value_type, np.array(values, old.dtype))
+        values.append(DEFAULTS[key] if found is None else found)
+    return layout.like(key, values)
 
 
 def _completeness(layout: Layout, block: int) -> Iterator[Finding]:

@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from stepahead.gguf import GGUFFile
+from stepahead.gguf import GGUFFile, TypedValue
 
 ARCH = "step35"
 MARK = ".nextn."  # in the names of tensors that only heads have
+LISTS = {  # per-layer lists, and the kinds of numpy types that they may have
+    "attention.head_count": "iu",
+    "attention.head_count_kv": "iu",
+    "attention.sliding_window_pattern": "b",
+    "swiglu_clamp_exp": "f",
+    "swiglu_clamp_shexp": "f",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +63,12 @@ class Layout:
         """Heads without their trunk."""
         return bool(self.heads) and not self.trunk
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Blocks without gaps, heads last: else nobody can say which is which."""
+        first = self.heads[0] if self.is_companion else 0
+        return (*self.trunk, *self.heads) == tuple(range(first, first + len(self.trunk) + len(self.heads)))
+
     def number(self, block: int) -> int:
         """Of a head, from 0."""
         return block - self.num_trunk
@@ -63,7 +76,12 @@ class Layout:
     def per_layer(self, key: str) -> Any:
         """An array of the metadata, None where there is none or one value stands for all layers."""
         value = self.file.metadata.get(f"{ARCH}.{key}")
-        return value if isinstance(value, np.ndarray) else None
+        return value if isinstance(value, np.ndarray) and value.dtype.kind in LISTS[key] else None
+
+    def like(self, key: str, values: Any) -> TypedValue:
+        """New values of a per-layer list, in its own type."""
+        old = self.file.typed_metadata()[f"{ARCH}.{key}"]
+        return TypedValue(old.type, np.asarray(values, old.value.dtype))
 
     def query_heads(self, block: int) -> int | None:
         """By the shape of the query matrix."""
