@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from stepahead.demo import demo_path
 from stepahead.filecheck.attention_checks import llama3_factors
 from stepahead.filecheck.examine import examine
-from stepahead.gguf import GGUFFile, QuantType, TypedValue, ValueType, quantize, write_split_gguf
+from stepahead.gguf import (
+    GGUFFile,
+    QuantType,
+    TensorData,
+    TypedValue,
+    ValueType,
+    quantize,
+    write_gguf,
+    write_split_gguf,
+)
 from support.broken_files import from_checkpoint, norms_of, ones, plus, rewrite, zeros
 from support.random_step35 import Shape, metadata, model_tensors, quantised, write_model
 
@@ -188,6 +197,23 @@ def test_a_head_that_lacks_a_tensor_cannot_be_repaired(tmp_path: Path, model_pat
 def test_a_head_without_what_the_others_have_is_unclear(tmp_path: Path, model_path) -> None:
     broken = rewrite(model_path("f32"), tmp_path / "broken.gguf", without=("blk.6.nextn.shared_head_head",))
     assert findings(broken) == [("head-incomplete", "unclear", "head 3")]
+
+
+def test_heads_without_what_every_block_of_the_trunk_has_are_unclear(tmp_path: Path, model_path) -> None:
+    """A converter that dropped a kind of tensor from all heads."""
+    broken = rewrite(
+        model_path("f32"), tmp_path / "broken.gguf", without=tuple(f"blk.{block}.attn_gate" for block in (4, 5, 6))
+    )
+    assert findings(broken) == [("head-incomplete", "unclear", f"head {number}") for number in (1, 2, 3)]
+
+
+def test_a_matrix_on_its_side(tmp_path: Path, model_path) -> None:
+    good, broken, name = model_path("f32"), tmp_path / "broken.gguf", "blk.5.nextn.eh_proj.weight"
+    with GGUFFile.open(good) as file:
+        tensors = {one: TensorData(info.type, info.shape, file.data(one)) for one, info in file.tensors.items()}
+        tensors[name] = TensorData.from_array(file.array(name).T)
+        write_gguf(broken, file.typed_metadata(), tensors)
+    assert findings(broken) == [("shape", "fault", name)]
 
 
 def test_heads_with_a_gap_before_them_are_misnumbered(tmp_path: Path, model_path) -> None:

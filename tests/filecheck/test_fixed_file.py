@@ -75,10 +75,10 @@ def test_the_broken_file_is_never_written_over(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(DEMO.read_bytes())
     (tmp_path / "link.gguf").symlink_to(path)
-    with GGUFFile.open(path) as file:
-        for out in (path, tmp_path / "link.gguf"):
+    with GGUFFile.open(path) as file, GGUFFile.open(DEMO) as other:
+        for out in (path, tmp_path / "link.gguf", DEMO):
             with pytest.raises(ConfigError, match="another name"):
-                check_place(file, out)
+                check_place(file, out, other)
         with pytest.raises(ConfigError, match="no such folder"):
             check_place(file, tmp_path / "none" / "out.gguf")
 

@@ -1,4 +1,4 @@
-"""What bytes do not show, drafts do: on the demo model, whose heads are trained, each wrong contract is found, undone."""
+"""What bytes do not show, drafts do: each wrong contract is found and undone. The demo's heads are trained."""
 
 from collections.abc import Iterator
 from pathlib import Path

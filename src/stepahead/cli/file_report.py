@@ -64,7 +64,7 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
         companion = None if load.mtp in ("auto", "off") else files.enter_context(GGUFFile.open(load.mtp))
         checked = Checked.of(file, companion)
         if fix is not None:
-            check_place(checked.heads, fix)
+            check_place(checked.heads, fix, checked.file)
         checked = _measured(checked, load, measure, seconds)
         view = checked.repaired() if fix is not None else None
         if view is not None and fix is not None:

@@ -1,13 +1,16 @@
 """The check of what a command line names: a file, or a trunk and its companion; with or without measuring."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from stepahead.backends.base import Backend
 from stepahead.errors import ConfigError
 from stepahead.filecheck.examine import examine
 from stepahead.filecheck.finding import Finding
-from stepahead.filecheck.measure import Measurement, OnProgress, measure
 from stepahead.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    from stepahead.backends.base import Backend
+    from stepahead.filecheck.measure import Measurement, OnProgress
 
 OF_HEADS = ("heads-missing", "heads-few")  # a companion has them
 SETTLED = ("norm-offset", "untrained")  # by measuring, where it was unclear
@@ -23,7 +26,7 @@ class Checked:
     file_view: GGUFFile
     heads_view: GGUFFile
     findings: tuple[Finding, ...]
-    measurement: Measurement | None = None
+    measurement: "Measurement | None" = None
 
     @classmethod
     def of(cls, file: GGUFFile, companion: GGUFFile | None = None) -> "Checked":
@@ -41,8 +44,10 @@ class Checked:
     def has_heads(self) -> bool:
         return any(".nextn." in name for name in self.heads.tensors)
 
-    def measured(self, backend: Backend, seconds: float, on_progress: OnProgress | None = None) -> "Checked":
+    def measured(self, backend: "Backend", seconds: float, on_progress: "OnProgress | None" = None) -> "Checked":
         """With the verdict of the drafts. Raises what loading the repaired files raises."""
+        from stepahead.filecheck.measure import measure  # noqa: PLC0415 - models and tokenizers, for this alone
+
         found = measure(self.file_view, self.heads_view, backend, seconds, on_progress)
         open_ones = [one for one in self.findings if one.severity == "unclear" and one.kind in SETTLED]
         is_settled = bool(found.trials)  # the trunk was a judge

@@ -12,10 +12,12 @@ OnProgress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
 
 
-def check_place(file: GGUFFile, out: Path) -> None:
-    """Raises ConfigError where `out` is the file itself: it is never written over; CapacityError without room."""
-    if any(out.exists() and out.samefile(path) for path in file.shards):
-        raise ConfigError(f"{out}: is the file that is to be repaired; give another name")
+def check_place(file: GGUFFile, out: Path, other: GGUFFile | None = None) -> None:
+    """Raises ConfigError where `out` is the file itself, or the other one of a pair: neither is ever written over;
+    CapacityError without room for a copy."""
+    inputs = (*file.shards, *(other.shards if other is not None else ()))
+    if any(out.exists() and out.samefile(path) for path in inputs):
+        raise ConfigError(f"{out}: is the file that is to be repaired, or belongs to it; give another name")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: no such folder {out.parent}; create it first")
     needed, free = sum(info.nbytes for info in file.tensors.values()), shutil.disk_usage(out.parent).free

@@ -16,6 +16,7 @@ REQUIRED = (
     "nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "attn_norm", "ffn_norm", "attn_output", "ffn_gate", "ffn_up",
     "ffn_down",
 )  # fmt: skip
+OPTIONAL = ("attn_gate.weight", "attn_q_norm.weight", "attn_k_norm.weight")  # but all blocks have them, or none
 DEFAULTS: dict[str, Any] = {  # of a head, in per-layer lists, where no shape says it
     "attention.head_count": 1,
     "attention.head_count_kv": 1,
@@ -37,6 +38,7 @@ def check_heads(layout: Layout) -> Iterator[Finding]:
         yield Finding("heads-numbering", "fault", "heads", what, Repair("convert them again"))
     for block in layout.heads:
         yield from _completeness(layout, block)
+        yield from _shapes(layout, block)
 
 
 def _presence(layout: Layout) -> Iterator[Finding]:
@@ -96,11 +98,32 @@ def _completeness(layout: Layout, block: int) -> Iterator[Finding]:
         needed = [name for name in needed if ".ffn_" not in name or "norm" in name]
     missing = [name for name in needed if name not in tensors]
     others = {name.split(".", 2)[2] for name in layout.names(layout.heads) if not name.startswith(prefix)}
+    others |= {part for part in OPTIONAL if all(f"blk.{other}.{part}" in tensors for other in layout.trunk or (block,))}
     lacking = [f"{prefix}{part}" for part in sorted(others) if f"{prefix}{part}" not in {*tensors, *missing}]
     where = heads_named([layout.number(block)])
     if missing:
         what = f"lacks {', '.join(missing)}"
         yield Finding("head-incomplete", "fault", where, what, Repair(GET_HEADS))
     elif lacking:
-        what = f"lacks {', '.join(lacking)}, which other heads of this file have"
+        what = f"lacks {', '.join(lacking)}, which other blocks of this file have"
         yield Finding("head-incomplete", "unclear", where, what, Repair(GET_HEADS))
+
+
+def _shapes(layout: Layout, block: int) -> Iterator[Finding]:
+    """Of what only heads have; those of a block's other matrices are in its per-layer lists."""
+    tensors, width = layout.file.tensors, layout.file.get_int(f"{ARCH}.embedding_length", 0)
+    table = tensors.get("token_embd.weight")
+    vocab = table.shape[0] if table is not None else 0
+    expected = {
+        "eh_proj": (width, 2 * width),
+        "enorm": (width,),
+        "hnorm": (width,),
+        "shared_head_norm": (width,),
+        "shared_head_head": (vocab, width),
+        "embed_tokens": (vocab, width),
+    }
+    for part, shape in expected.items():
+        info = tensors.get(f"blk.{block}.nextn.{part}.weight")
+        if info is not None and info.shape not in (shape, (1, *shape)) and all(shape):
+            what = f"has the shape {list(info.shape)}, and should have {list(shape)}"
+            yield Finding("shape", "fault", info.name, what, Repair("convert it again"))

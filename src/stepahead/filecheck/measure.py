@@ -21,6 +21,7 @@ from stepahead.texts import KINDS, load
 
 AS_IT_IS = "as it is"
 MAX_ROWS = 512  # of a text
+MIN_TEXT = 16
 MIN_ROWS = 128  # in all, to say anything
 USELESS = 0.05  # of drafts right: less than the most frequent token gets
 MAX_CHANGES = 3  # of one head
@@ -68,6 +69,8 @@ def measure(
     Raises what loading raises.
     """
     texts = _read_texts(file, backend, seconds)
+    if not texts:
+        return Measurement(0, 0.0, (), (), heads)
     trunk = _trunk_accuracy(texts)
     if trunk < USELESS:
         what = f"foretells {100 * trunk:.1f} % of the tokens of plain texts: untrained or broken"
@@ -88,7 +91,8 @@ def _read_texts(file: GGUFFile, backend: Backend, seconds: float) -> list[TrunkR
     texts = []
     for kind in KINDS:
         ids = tokenizer.encode(load(kind)[0].prompt, add_bos=False)[: min(MAX_ROWS, model.context_length)]
-        texts.append(run_trunk(model, backend, ids))
+        if len(ids) >= MIN_TEXT:  # less, of a context that is a joke
+            texts.append(run_trunk(model, backend, ids))
         if time.perf_counter() > deadline:
             break
     return texts
