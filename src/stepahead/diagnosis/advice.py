@@ -62,7 +62,7 @@ def _on_drafts(diagnosis: Diagnosis) -> Iterator[str]:
     """Where a fixed depth would lose, which is what people complain of."""
     drafted = [report for report in diagnosis.texts if report.acceptance]
     if drafted and max(report.acceptance[0] for report in drafted) < MIN_ACCEPTANCE:
-        yield "the heads are hardly ever right: are they of this model, and trained? doctor --measure tries other contracts"
+        yield "the heads are hardly ever right: untrained, or wrongly converted? --measure tries other contracts"
     losses = {report.kind: [one for one in report.expectations if one.gain < CLEAR_LOSS] for report in drafted}
     if any(losses.values()):
         worst = min(one.gain for losing in losses.values() for one in losing)
