@@ -157,7 +157,7 @@ class Model:
 
 
 class Context:
-    """One sequence on a model; is_draft: a context of its MTP heads; is_f32: nothing is rounded to F16, at some cost."""
+    """One sequence on a model. is_draft: of its MTP heads; is_f32: nothing is rounded to F16, at some cost."""
 
     def __init__(
         self, model: Model, context_length: int, threads: int, is_draft: bool = False, is_f32: bool = False

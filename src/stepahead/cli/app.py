@@ -22,7 +22,7 @@ from stepahead.cli.serve import serve
 from stepahead.cli.split import split
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, serve, batch, inspect, convert, perplexity, bench, doctor, trace, join, split, graft)
+COMMANDS = (run, chat, serve, batch, inspect, doctor, convert, join, split, graft, perplexity, bench, trace)
 
 
 class OutputClosedError(Exception):
