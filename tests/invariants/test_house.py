@@ -27,6 +27,9 @@ RANKS = {
     "stepahead._native": 2,
     "stepahead.backends": 3,
     "stepahead.quantize.encoder": 3,
+    "stepahead.quantize": 4,
+    "stepahead.quantize.collect": 7,
+    "stepahead.quantize.check": 8,
     "stepahead.models": 4,
     "stepahead.config": 4,
     "stepahead.convert": 4,
@@ -56,7 +59,7 @@ RANKS = {
 }
 DEVICE_LIBRARIES = ("stepahead._native", "torch", "triton")
 # What computes: backends, and the encoders, which are no op of a model.
-COMPUTING = ("stepahead.backends.", "stepahead.quantize.encoder")
+COMPUTING = ("stepahead.backends.", "stepahead.quantize.encoder", "stepahead.quantize.observer")
 # Methods of Backend that are plumbing, not ops: memory and the beginning of a step.
 PLUMBING = {
     "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",

@@ -14,15 +14,33 @@ from stepahead.cli.chat import chat
 from stepahead.cli.convert import convert
 from stepahead.cli.doctor import doctor
 from stepahead.cli.graft import graft
+from stepahead.cli.imatrix import imatrix
 from stepahead.cli.inspect import inspect
 from stepahead.cli.join import join
 from stepahead.cli.perplexity import perplexity
+from stepahead.cli.quantize import quantize
 from stepahead.cli.run import run
 from stepahead.cli.serve import serve
 from stepahead.cli.split import split
 from stepahead.cli.trace import trace
 
-COMMANDS = (run, chat, serve, batch, inspect, doctor, convert, join, split, graft, perplexity, bench, trace)
+COMMANDS = (
+    run,
+    chat,
+    serve,
+    batch,
+    inspect,
+    doctor,
+    convert,
+    quantize,
+    imatrix,
+    join,
+    split,
+    graft,
+    perplexity,
+    bench,
+    trace,
+)
 
 
 class OutputClosedError(Exception):

@@ -1,1 +1,1 @@
-"""Model files in smaller types."""
+"""Model files in smaller types: which tensor gets which, numbers to blocks, importance of columns, what it cost."""
