@@ -5,6 +5,7 @@ StepaheadError
 ├── ModelFormatError       a model file is damaged or not a GGUF file
 ├── UnsupportedModelError  a sound file that this version cannot run: architecture, tensor type, tokenizer
 ├── CapacityError          it does not fit: KV cache, context length, memory
+├── DownloadError          a hub, a network, or what came from there; another try may help
 ├── RequestError           one request is wrong: token ids, sampling parameters, an empty prompt
 └── BackendError           the compute backend cannot do what was asked of it: a missing instruction set, a device
 
@@ -31,6 +32,10 @@ class UnsupportedModelError(StepaheadError):
 
 class CapacityError(StepaheadError):
     """It does not fit; the message names what was asked, what there is, and the cheapest way out."""
+
+
+class DownloadError(StepaheadError):
+    """A hub or a network failed, or sent what is not what it promised; the message says what was kept."""
 
 
 class RequestError(StepaheadError, ValueError):

@@ -29,6 +29,7 @@ from stepahead.engine.teacher import draft_logits, trunk_logits
 from stepahead.engine.trace import OnStep
 from stepahead.errors import ConfigError, RequestError
 from stepahead.gguf import GGUFFile
+from stepahead.hub.registry import locate
 from stepahead.job import Job
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
@@ -75,9 +76,10 @@ class LLM:
         cache_dir_gb: float = DEFAULT_CACHE_DIR_GB,
         on_repack: OnRepack | None = None,
     ) -> None:
-        """Load `model`, a GGUF file (the first shard of a split one).
+        """Load `model`, a GGUF file (the first shard of a split one) or the name of a pulled one.
 
-        mtp: "auto" uses the heads in the file, "off" none, a path those of a companion file.
+        mtp: "auto" uses the heads in the file or those linked to it when it was pulled, "off" none, a path those of a
+        companion file.
         kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
         context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
         chunk_tokens: rows a step; max_step_ms: what a step may take while text is generated, or twice what it takes
@@ -110,8 +112,9 @@ class LLM:
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
+        model, companion = locate(model, mtp)
         self._file = GGUFFile.open(model)
-        self._heads = None if mtp in ("auto", "off") else GGUFFile.open(mtp)
+        self._heads = None if companion is None else GGUFFile.open(companion)
         self.tokenizer = load_tokenizer(self._file)
         self.backend = make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file

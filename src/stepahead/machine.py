@@ -25,6 +25,24 @@ def system_name() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
+def total_memory() -> int | None:
+    """Bytes of memory that programs here may use together; None where the system does not say.
+
+    In a container that is what its group may have.
+    """
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    limits = [physical]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return min(limits)
+
+
 def major_faults() -> int:
     """How often this process has waited for the disk because memory was touched; 0 where nobody counts."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_majflt

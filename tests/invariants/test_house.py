@@ -46,6 +46,7 @@ RANKS = {
     "stepahead.trace_file": 7,
     "stepahead.batch_file": 7,
     "stepahead.batch_run": 7,
+    "stepahead.hub": 7,
     "stepahead.turns": 7,
     "stepahead.grammar": 7,
     "stepahead.llm": 8,

@@ -17,8 +17,11 @@ from stepahead.cli.graft import graft
 from stepahead.cli.imatrix import imatrix
 from stepahead.cli.inspect import inspect
 from stepahead.cli.join import join
+from stepahead.cli.list import list
 from stepahead.cli.perplexity import perplexity
+from stepahead.cli.pull import pull
 from stepahead.cli.quantize import quantize
+from stepahead.cli.rm import rm
 from stepahead.cli.run import run
 from stepahead.cli.serve import serve
 from stepahead.cli.split import split
@@ -29,6 +32,9 @@ COMMANDS = (
     chat,
     serve,
     batch,
+    pull,
+    list,
+    rm,
     inspect,
     doctor,
     convert,

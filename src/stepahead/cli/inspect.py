@@ -50,13 +50,14 @@ def inspect(
     """
     from stepahead.filecheck.checked import Checked
     from stepahead.gguf import GGUFFile
+    from stepahead.hub.registry import locate
     from stepahead.model_info import model_info
     from stepahead.repack.repacked import find_cache
 
-    path = _demo_path() if model is None else model
+    path, companion = locate(_demo_path() if model is None else model, mtp)
     with contextlib.ExitStack() as files:
         file = files.enter_context(GGUFFile.open(path))
-        heads = None if mtp in ("auto", "off") else files.enter_context(GGUFFile.open(mtp))
+        heads = None if companion is None else files.enter_context(GGUFFile.open(companion))
         info, checked = model_info(file, heads), Checked.of(file, heads)
         loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
         cache = find_cache(file)

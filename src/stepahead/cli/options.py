@@ -23,14 +23,17 @@ ModelArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="MODEL",
-        help="A GGUF file, or the first shard of a split one. Without it: the embedded demo model.",
+        help="A GGUF file, the first shard of a split one, or a name of `stepahead list`. Without it: the embedded "
+        "demo model.",
         show_default=False,
     ),
 ]
 MtpOption = Annotated[
     str,
     typer.Option(
-        "--mtp", help="MTP heads: 'auto' (those in the file), 'off', or a companion file.", rich_help_panel=MODEL_PANEL
+        "--mtp",
+        help="MTP heads: 'auto' (in the file, or pulled with it), 'off', or a companion file.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 KVType = Literal["f16", "f32", "q8_0"]

@@ -256,9 +256,11 @@ def _settings(client: str, load: o.LoadOptions, url: str, name: str, api_key_fil
     from stepahead.config import EngineConfig
     from stepahead.demo import demo_path
     from stepahead.gguf import GGUFFile
+    from stepahead.hub.registry import locate
     from stepahead.model_info import model_info
 
-    with GGUFFile.open(Path(demo_path()) if load.model is None else load.model) as file:
+    path, _ = locate(demo_path() if load.model is None else load.model, "off")
+    with GGUFFile.open(path) as file:
         in_file = model_info(file).context_length
     context = EngineConfig(context_length=load.context_length).resolve(in_file).context_length
     has_key = api_key_file is not None or bool(os.environ.get("STEPAHEAD_API_KEYS"))
