@@ -36,7 +36,7 @@ def test_a_repository_alone_is_listed_with_the_best_marked(cli, toy_repo):
     assert {one["label"]: one["num_heads"] for one in found["offers"]} == {"IQ4_XS": 0, "Q4_K_M": 3, "Q8_0": 3}
 
 
-def test_pull_run_list_inspect_and_rm(cli, toy_repo):
+def test_pull_run_list_inspect_and_rm(cli, toy_repo, tmp_path):
     name = f"{REPO}:IQ4_XS"
     code, out, err = cli("pull", name)
     assert code == 0, err
@@ -44,6 +44,7 @@ def test_pull_run_list_inspect_and_rm(cli, toy_repo):
     code, _, err = cli("run", name, "-p", "def f(", "--max-tokens", 4)
     assert code == 0, err
     assert json.loads(cli("inspect", name, "--json")[1])["num_heads_usable"] == 3
+    assert cli("doctor", name, "--fix", tmp_path / "fixed.gguf")[0] == 0
     assert name in cli("list")[1]
     listed = json.loads(cli("list", "--json")[1])
     assert [(one["name"], one["is_here"], len(one["heads"])) for one in listed] == [(name, True, 1)]

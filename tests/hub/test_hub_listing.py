@@ -27,7 +27,7 @@ def test_cards_are_written_by_people(toy_repo, card):
     assert open_repo(REPO).bases == (("a/b",) if isinstance(card.get("base_model"), str | list) else ())
 
 
-@pytest.mark.parametrize("statuses", [[429], [500, 502, 503], [408] * 5])
+@pytest.mark.parametrize("statuses", [[429], [500, 502, 503], [408] * 3])
 def test_a_busy_hub_is_asked_again(hub, toy_repo, statuses):
     hub.api_statuses += statuses
     assert open_repo(REPO).files
@@ -35,7 +35,7 @@ def test_a_busy_hub_is_asked_again(hub, toy_repo, statuses):
 
 def test_a_hub_that_stays_busy_is_given_up(hub, toy_repo):
     hub.api_statuses += [503] * 50
-    with pytest.raises(DownloadError, match="failed 6 times"):
+    with pytest.raises(DownloadError, match=r"failed 4 times .* check the network"):
         open_repo(REPO)
 
 

@@ -58,10 +58,12 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
     from stepahead.filecheck.checked import Checked
     from stepahead.filecheck.fixed_file import check_place, write_fixed
     from stepahead.gguf import GGUFFile
+    from stepahead.hub.registry import locate
 
     with contextlib.ExitStack() as files:
-        file = files.enter_context(GGUFFile.open(demo_path() if load.model is None else load.model))
-        companion = None if load.mtp in ("auto", "off") else files.enter_context(GGUFFile.open(load.mtp))
+        path, heads = locate(demo_path() if load.model is None else load.model, load.mtp)
+        file = files.enter_context(GGUFFile.open(path))
+        companion = None if heads is None else files.enter_context(GGUFFile.open(heads))
         checked = Checked.of(file, companion)
         if fix is not None:
             check_place(checked.heads, fix, checked.file)
