@@ -21,7 +21,8 @@ DEFAULT_MAX_STEP_MS = 200.0
 DEFAULT_CACHE_DIR_GB = 16.0
 MAX_NUM_SEQS = 256
 MAX_CHUNK_TOKENS = 8192
-_GB = 1 << 30
+GB = 1 << 30
+AUTO_CONTEXT = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,15 @@ class EngineConfig:
     repack: "auto" keeps repacked weights beside the model, "never" makes none, anything else is a folder for them.
     draft_vocab: how many frequent ids a draft may be of, "auto" or "full". draft_type: of the heads' large matrices.
     max_step_ms: what a step may take while text is generated, as far as other prompts can help it; None: no limit.
+    context_length: "auto" is decided by stepahead.memory, before this is resolved. memory_gb: what all may take, None:
+    what is free, infinite: no matter.
     cache_gb: memory for prefixes that prompts share, None: what two sequences of the whole context take. cache_dir: a
     folder that keeps them, at most cache_dir_gb; None: none does.
     """
 
     kv_type: str = "f16"
     threads: int | None = None
-    context_length: int | None = None
+    context_length: int | str | None = None
     backend: str = "cpu"
     max_num_seqs: int = 8
     chunk_tokens: int = 512
@@ -50,13 +53,14 @@ class EngineConfig:
     cache_gb: float | None = None
     cache_dir: str | Path | None = None
     cache_dir_gb: float = DEFAULT_CACHE_DIR_GB
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
         _one_of("backend", self.backend, BACKENDS)
         if self.threads is not None:
             _integer("threads", self.threads, 1, MAX_THREADS)
-        if self.context_length is not None:
+        if self.context_length is not None and self.context_length != AUTO_CONTEXT:
             _integer("context_length", self.context_length, 2, None)
         _integer("max_num_seqs", self.max_num_seqs, 1, MAX_NUM_SEQS)
         _integer("chunk_tokens", self.chunk_tokens, 1, MAX_CHUNK_TOKENS)
@@ -70,6 +74,10 @@ class EngineConfig:
         if self.cache_gb is not None and self.cache_gb != 0:
             _positive("cache_gb", self.cache_gb, "size: give gigabytes, 0 to keep nothing, or None for the default")
         _positive("cache_dir_gb", self.cache_dir_gb, "size: give gigabytes above 0")
+        if self.memory_gb is not None and self.memory_gb != float("inf"):
+            _positive(
+                "memory_gb", self.memory_gb, "size: give gigabytes above 0, inf for no limit, or None for free ones"
+            )
         if self.cache_dir is not None and (not isinstance(self.cache_dir, str | Path) or not str(self.cache_dir)):
             raise ConfigError(f"cache_dir={self.cache_dir!r} is not understood: give a folder, or None")
         if not isinstance(self.mtp, str | Path) or not str(self.mtp):
@@ -81,15 +89,16 @@ class EngineConfig:
 
     def resolve(self, file_context_length: int) -> "ResolvedConfig":
         """Decide what was left open, from the model file and the machine."""
-        if self.context_length is not None and self.context_length > file_context_length:
+        asked = None if isinstance(self.context_length, str) else self.context_length
+        if asked is not None and asked > file_context_length:
             raise ConfigError(
-                f"context_length={self.context_length} is more than the model's {file_context_length}: give at most "
+                f"context_length={asked} is more than the model's {file_context_length}: give at most "
                 "that, or leave it out"
             )
         return ResolvedConfig(
             kv_type=self.kv_type,
             threads=resolve_threads(self.threads),
-            context_length=self.context_length or min(file_context_length, DEFAULT_CONTEXT_LENGTH),
+            context_length=asked or min(file_context_length, DEFAULT_CONTEXT_LENGTH),
             backend=self.backend,
             max_num_seqs=self.max_num_seqs,
             chunk_tokens=self.chunk_tokens,
@@ -98,9 +107,9 @@ class EngineConfig:
             repack=str(self.repack),
             draft_vocab=self.draft_vocab,
             draft_type=self.draft_type,
-            cache_nbytes=None if self.cache_gb is None else int(self.cache_gb * _GB),
+            cache_nbytes=None if self.cache_gb is None else int(self.cache_gb * GB),
             cache_dir=None if self.cache_dir is None else str(self.cache_dir),
-            cache_dir_nbytes=int(self.cache_dir_gb * _GB),
+            cache_dir_nbytes=int(self.cache_dir_gb * GB),
         )
 
 

@@ -19,6 +19,7 @@ from stepahead.completion import Completion, StreamChunk
 from stepahead.config import DEFAULT_CACHE_DIR_GB, DEFAULT_MAX_STEP_MS, EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
 from stepahead.engine.engine import Engine
+from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import RequestOutput
@@ -31,12 +32,11 @@ from stepahead.errors import ConfigError, RequestError
 from stepahead.gguf import GGUFFile
 from stepahead.hub.registry import locate
 from stepahead.job import Job
+from stepahead.memory.plan import MemoryPlan
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
-from stepahead.opening import check_vocabulary, load_tokenizer, make_backend, open_spill
-from stepahead.repack.loading import load_repacked
+from stepahead.opening import fit_memory, load_tokenizer, load_weights, make_backend, open_spill
 from stepahead.repack.repacked import OnRepack
-from stepahead.repack.shortlist import shorten_drafts
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cost import CostSeed
@@ -62,7 +62,7 @@ class LLM:
         mtp: str | Path = "auto",
         kv_type: str = "f16",
         threads: int | None = None,
-        context_length: int | None = None,
+        context_length: int | str | None = None,
         *,
         backend: str = "cpu",
         max_num_seqs: int = 8,
@@ -74,6 +74,7 @@ class LLM:
         cache_gb: float | None = None,
         cache_dir: str | Path | None = None,
         cache_dir_gb: float = DEFAULT_CACHE_DIR_GB,
+        memory_gb: float | None = None,
         on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one) or the name of a pulled one.
@@ -81,7 +82,8 @@ class LLM:
         mtp: "auto" uses the heads in the file or those linked to it when it was pulled, "off" none, a path those of a
         companion file.
         kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
-        context_length None: the model's, at most 32,768. max_num_seqs: how many prompts run side by side;
+        context_length None: the model's, at most 32,768; "auto": the largest that fits into the free memory.
+        max_num_seqs: how many prompts run side by side;
         chunk_tokens: rows a step; max_step_ms: what a step may take while text is generated, or twice what it takes
         anyway: prompts beside it are cut to fit; None: no limit. repack: where repacked weights of a large model are
         kept: "auto" beside it, a path in that folder, "never" nowhere and none are made; on_repack(file, done, total)
@@ -90,9 +92,10 @@ class LLM:
         for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
         cache_gb: memory for the beginnings of prompts that others may share, None: what two contexts take. cache_dir: a
-        folder where they outlive this process, cache_dir_gb at most; None: nowhere.
+        folder where they outlive this process, cache_dir_gb at most; None: nowhere. memory_gb: what all of this may
+        take, None: what is free, float("inf"): that is not checked.
         Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
-        file that this version cannot run.
+        file that this version cannot run, CapacityError for what does not fit into memory.
         """
         asked = EngineConfig(
             kv_type=kv_type,
@@ -109,6 +112,7 @@ class LLM:
             cache_gb=cache_gb,
             cache_dir=cache_dir,
             cache_dir_gb=cache_dir_gb,
+            memory_gb=memory_gb,
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
@@ -118,11 +122,9 @@ class LLM:
         self.tokenizer = load_tokenizer(self._file)
         self.backend = make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file
-        loaded, self.repacked = load_repacked(self._file, self.backend, heads, str(repack), on_repack, draft_type)
-        check_vocabulary(model, self.tokenizer, loaded)
-        shorten_drafts(
-            loaded, self.backend, self.tokenizer.frequent_ids, draft_vocab, str(repack), on_repack or _ignore
-        )
+        self._fitted = fit_memory(self._file, self._heads, self.backend, asked)
+        asked = self._fitted.config
+        loaded, self.repacked = load_weights(self._file, heads, self.backend, self.tokenizer, asked, on_repack)
         self.config: ResolvedConfig = asked.resolve(loaded.context_length)
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
@@ -310,6 +312,11 @@ class LLM:
         self._arbiter.on_step = on_step
 
     @property
+    def memory(self) -> MemoryPlan:
+        """What goes where when every context is full, as it was planned before loading."""
+        return self._fitted.plan
+
+    @property
     def metrics(self) -> EngineMetrics:
         """Counters since loading."""
         return self._runner.metrics
@@ -341,8 +348,9 @@ class LLM:
         """And all that it works with."""
         config, model, backend = self.config, self.model, self.backend
         limits = config.max_num_seqs, config.chunk_tokens
+        of_cache = config.cache_nbytes, self._fitted.max_cache_nbytes
         self._runner = ModelRunner.create(
-            model, backend, config.kv_type, config.context_length, *limits, cache_nbytes=config.cache_nbytes
+            model, backend, config.kv_type, config.context_length, *limits, SLACK, *of_cache
         )
         self._costs = ModelCosts(model, backend, config, self._file, self._heads, bool(self.repacked))
         self._sampler = Sampler(backend.token_words)
@@ -392,7 +400,3 @@ class LLM:
                         finish_reason=output.finish_reason.value if output.finish_reason else None,
                         completion=job.completion() if output.finish_reason else None,
                     )
-
-
-def _ignore(*_: object) -> None:
-    pass

@@ -1,7 +1,9 @@
-"""The parts that an LLM opens: tokenizer, backend, the prefixes that earlier processes left; each says what is
-wrong."""
+"""The parts that an LLM opens: tokenizer, backend, memory, weights, the prefixes that earlier processes left; each says
+what is wrong."""
 
 import json
+import logging
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,20 +12,23 @@ from typing import cast
 import numpy as np
 
 from stepahead.backends.base import BLOCK_SIZE, NUMERICS_VERSION, Backend
-from stepahead.config import EngineConfig, ResolvedConfig
+from stepahead.config import GB, EngineConfig, ResolvedConfig
 from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.prefix_records import FORMAT_VERSION
 from stepahead.engine.prefix_spill import PrefixSpill
 from stepahead.engine.runner import ModelRunner
 from stepahead.errors import ConfigError, ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
+from stepahead.memory.fitting import Fitted, fit
+from stepahead.memory.free import free_memory
+from stepahead.memory.planner import Planner
 from stepahead.models.model import Model
+from stepahead.repack.loading import load_repacked
+from stepahead.repack.repacked import OnRepack, Repacked
+from stepahead.repack.shortlist import shorten_drafts
 from stepahead.tokenizer import Tokenizer
 
-
-def check_vocabulary(path: str | Path, tokenizer: Tokenizer, model: Model) -> None:
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ConfigError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}")
+log = logging.getLogger("stepahead")
 
 
 def make_backend(config: EngineConfig) -> Backend:
@@ -43,6 +48,42 @@ def load_tokenizer(file: GGUFFile) -> Tokenizer:
         return Tokenizer.from_metadata(file.metadata)
     except (ModelFormatError, UnsupportedModelError) as error:
         raise type(error)(f"{file.path}: {error}") from None
+
+
+def memory_limit(asked: EngineConfig) -> int | None:
+    """Bytes that a model may take; None: nobody knows, or it does not matter."""
+    if asked.memory_gb is None:
+        return free_memory()
+    return None if math.isinf(asked.memory_gb) else int(asked.memory_gb * GB)
+
+
+def fit_memory(file: GGUFFile, companion: GGUFFile | None, backend: Backend, asked: EngineConfig) -> Fitted:
+    """What was decided, told to the log. Raises CapacityError for what cannot work."""
+    fitted = fit(Planner(file, companion, backend), asked, memory_limit(asked))
+    for line in fitted.plan.choices:
+        log.info("%s: %s", file.path, line)
+    for line in fitted.warnings:
+        log.warning("%s: %s", file.path, line)
+    return fitted
+
+
+def load_weights(
+    file: GGUFFile,
+    heads: GGUFFile | None,
+    backend: Backend,
+    tokenizer: Tokenizer,
+    config: EngineConfig,
+    on_repack: OnRepack | None,
+) -> tuple[Model, tuple[Repacked, ...]]:
+    """The model, and what was repacked of it."""
+    repack = str(config.repack)
+    model, repacked = load_repacked(file, backend, heads, repack, on_repack, config.draft_type)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}"
+        )
+    shorten_drafts(model, backend, tokenizer.frequent_ids, config.draft_vocab, repack, on_repack or _ignore)
+    return model, repacked
 
 
 def open_spill(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner, cache: PrefixCache) -> PrefixSpill | None:
@@ -73,3 +114,7 @@ def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner)
         "hidden": None if model.draft is None else [model.draft.hidden_tap, model.hidden_size],
     }
     return json.dumps(facts)
+
+
+def _ignore(*_: object) -> None:
+    pass

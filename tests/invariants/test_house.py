@@ -41,6 +41,7 @@ RANKS = {
     "stepahead.completion": 7,
     "stepahead.job": 7,
     "stepahead.request_builder": 7,
+    "stepahead.memory": 7,
     "stepahead.opening": 7,
     "stepahead.model_info": 7,
     "stepahead.trace_file": 7,

@@ -49,6 +49,7 @@ def batch(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
 ) -> None:
     """Answer a file of requests to /v1/chat/completions and /v1/completions. Needs the extra 'server'.
 
@@ -69,7 +70,9 @@ def batch(
         from stepahead.server.service import LLMService
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    load = o.LoadOptions(
+        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+    )
     name = "stepahead-demo" if model is None else model.name.removesuffix(".gguf")
     limits = QueueLimits(1 << 20, 1 << 40)  # a request waits here only for those of its own line
     settings = EndpointSettings(default_temperature=default_temperature)

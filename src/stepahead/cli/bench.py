@@ -91,6 +91,7 @@ def bench(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
     json_output: o.JsonOption = False,
     plot: o.PlotOption = None,
 ) -> None:
@@ -119,7 +120,9 @@ def bench(
     names = None if depths is None else parse_depths(depths)
     picture = None if plot is None else figure(plot)
     params = SamplingParams(temperature=temperature, seed=seed, ignore_eos=True)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    load = o.LoadOptions(
+        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+    )
     with open_llm(load) as llm, traced(llm, trace):
         if rates is not None:
             groups = with_rates(llm, groups, params, rates)

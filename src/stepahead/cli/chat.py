@@ -47,6 +47,7 @@ def chat(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
 ) -> None:
     """Talk to a model that has a chat template. Ctrl-C stops an answer, Ctrl-D leaves.
 
@@ -71,7 +72,9 @@ def chat(
         stop=stop,
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    load = o.LoadOptions(
+        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+    )
     with open_llm(load) as llm:
         if not llm.info.has_chat_template:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""`stepahead inspect`: what a model file holds, from its headers; no weights are read."""
+"""`stepahead inspect`: what a model file holds and would take, from its headers; no weights are read."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,10 @@ from stepahead.cli import options as o
 from stepahead.cli.console import stdout, visible
 from stepahead.cli.file_report import finding_rows
 from stepahead.cli.loading import size
+from stepahead.cli.memory_report import plan_of, show_plan
 
 if TYPE_CHECKING:
+    from stepahead.cli.memory_report import PlanReport
     from stepahead.filecheck.checked import Checked
     from stepahead.gguf import GGUFFile
     from stepahead.model_info import ModelInfo
@@ -28,16 +30,23 @@ def inspect(
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     context_length: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             "--context-length",
-            help="Show the memory of this context; may be given again. Default: 4096, 32768 and the model's.",
+            metavar="TOKENS|auto",
+            help="Show the memory of this context; may be given again, the plan is of the first. 'auto': as many "
+            "tokens as fit. Default: 4096, 32768 and the model's.",
             show_default=False,
         ),
     ] = None,
+    parallel: Annotated[int, typer.Option("--parallel", help="How many contexts the plan is for.")] = 1,
+    repack: o.RepackOption = "auto",
+    draft_vocab: o.DraftVocabOption = "auto",
+    draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
     json_output: o.JsonOption = False,
 ) -> None:
-    """Show architecture, MTP heads, tensor types, bytes by part, the memory a context takes, and what is wrong.
+    """Show architecture, MTP heads, tensor types, bytes by part, what goes where in memory, what is wrong.
 
     Faults are found in headers and samples: heads that are missing, few, empty or wrongly converted. What only drafts
     show, `stepahead doctor --measure` finds.
@@ -47,6 +56,7 @@ def inspect(
       stepahead inspect model.gguf
       stepahead inspect trunk.gguf --mtp heads.gguf --kv-type q8_0
       stepahead inspect model.gguf --context-length 16384 --json
+      stepahead inspect model.gguf --context-length auto --parallel 4
     """
     from stepahead.filecheck.checked import Checked
     from stepahead.gguf import GGUFFile
@@ -55,18 +65,26 @@ def inspect(
     from stepahead.repack.repacked import find_cache
 
     path, companion = locate(_demo_path() if model is None else model, mtp)
+    lengths = [o.context_length(text) for text in context_length or ()]
+    load = o.LoadOptions(
+        model, mtp, kv_type, None, next(iter(context_length or ()), None), "cpu", repack, draft_vocab, draft_type,
+        memory_gb,
+    )  # fmt: skip
     with contextlib.ExitStack() as files:
         file = files.enter_context(GGUFFile.open(path))
         heads = None if companion is None else files.enter_context(GGUFFile.open(companion))
         info, checked = model_info(file, heads), Checked.of(file, heads)
         loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
         cache = find_cache(file)
-        memory = {} if loaded is None else _context_memory(loaded, info, kv_type, context_length)
+        memory = {} if loaded is None else _context_memory(loaded, info, kv_type, lengths)
+        plan = None if loaded is None else plan_of(file, heads, load, parallel)
         if json_output:
-            json.dump(_object(info, loaded, refusal, kv_type, memory, cache, checked), sys.stdout)
+            json.dump(_object(info, loaded, refusal, kv_type, memory, cache, checked, plan), sys.stdout)
             sys.stdout.write("\n")
         else:
             _show(info, loaded, kv_type, memory, cache, checked)
+            if plan is not None:
+                show_plan(plan)
     if refusal is not None:
         raise refusal
 
@@ -94,14 +112,16 @@ def _try_load(file: "GGUFFile", heads: "GGUFFile | None") -> tuple["Model | None
 
 
 def _context_memory(
-    model: "Model", info: "ModelInfo", kv_type: str, context_lengths: list[int] | None
+    model: "Model", info: "ModelInfo", kv_type: str, asked: list[int | str | None]
 ) -> dict[int, dict[str, int]]:
     """Context length -> KV group -> bytes, for one sequence."""
     from stepahead.errors import ConfigError
     from stepahead.model_info import kv_bytes
 
     limit = info.context_length
-    lengths = context_lengths or sorted({min(4096, limit), min(32768, limit), limit})
+    lengths = [length for length in asked if isinstance(length, int)] or sorted(
+        {min(4096, limit), min(32768, limit), limit}
+    )
     for length in lengths:
         if not 1 <= length <= limit:
             raise ConfigError(f"--context-length {length} is out of range: this model has 1 to {limit}")
@@ -121,6 +141,7 @@ def _object(
     memory: dict[int, dict[str, int]],
     cache: Path | None,
     checked: "Checked",
+    plan: "PlanReport | None",
 ) -> dict[str, Any]:
     return {
         **dataclasses.asdict(info),
@@ -132,6 +153,7 @@ def _object(
         "kv_type": kv_type,
         "context_bytes": {str(length): groups for length, groups in memory.items()},
         "findings": checked.as_objects(),
+        "memory": None if plan is None else plan.as_object(),
     }
 
 

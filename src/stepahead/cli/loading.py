@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepahead.cli.console import Bar, stderr, visible, waiting
-from stepahead.cli.options import LoadOptions
+from stepahead.cli.options import LoadOptions, context_length
 
 if TYPE_CHECKING:
     from stepahead import LLM
@@ -27,19 +27,23 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "L
             if done:
                 bar(done // 1_000_000, total // 1_000_000)
 
-        return (LLM.demo if options.model is None else partial(LLM, options.model))(
+        llm = (LLM.demo if options.model is None else partial(LLM, options.model))(
             mtp=options.mtp,
             kv_type=options.kv_type,
             threads=options.threads,
-            context_length=options.context_length,
+            context_length=context_length(options.context_length),
             backend=options.backend,
             max_num_seqs=max_num_seqs,
             repack=options.repack,
             draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
             draft_type=options.draft_type,
+            memory_gb=options.memory_gb,
             on_repack=on_repack,
             **settings,
         )
+    for choice in llm.memory.choices:
+        stderr().out(visible(choice), style="dim", highlight=False)
+    return llm
 
 
 def summary(llm: "LLM") -> str:

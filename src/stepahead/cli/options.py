@@ -45,9 +45,20 @@ ThreadsOption = Annotated[
     typer.Option("--threads", help="CPU threads. Default: the physical cores.", rich_help_panel=MODEL_PANEL),
 ]
 ContextOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--context-length", help="Tokens of context. Default: the model's, at most 32768.", rich_help_panel=MODEL_PANEL
+        "--context-length",
+        metavar="TOKENS|auto",
+        help="Tokens of context; 'auto': as many as fit into the free memory. Default: the model's, at most 32768.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-gb",
+        help="What all of this may take; 'inf': whatever it takes. Default: what is free.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 RepackOption = Annotated[
@@ -209,11 +220,12 @@ class LoadOptions:
     mtp: str = "auto"
     kv_type: KVType = "f16"
     threads: int | None = None
-    context_length: int | None = None
+    context_length: str | None = None
     backend: BackendName = "cpu"
     repack: str = "auto"
     draft_vocab: str = "auto"
     draft_type: DraftType = "file"
+    memory_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +263,16 @@ class SamplingOptions:
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=self.ignore_eos,
         )
+
+
+def context_length(text: str | None) -> int | str | None:
+    """What --context-length says. Raises ConfigError for what is neither a number nor auto."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--context-length {text!r} is no number of tokens: give one, or auto") from None
 
 
 def speculation(mode: SpeculationMode | None, depth: int | None, max_depth: int | None, chain: Chain) -> "Speculation":

@@ -65,7 +65,9 @@ def perplexity(
     if max_tokens is not None and max_tokens < 2:
         raise ConfigError(f"--max-tokens {max_tokens} is out of range: give at least 2")
     text = read_text(file)
-    with open_llm(o.LoadOptions(model, "off", kv_type, threads, None, backend, repack)) as llm:
+    # A window is all of its context that it fills.
+    load = o.LoadOptions(model, "off", kv_type, threads, None, backend, repack, memory_gb=math.inf)
+    with open_llm(load) as llm:
         score = _score(llm, llm.tokenize(text)[:max_tokens], window)
     if json_output:
         json.dump(_object(score), sys.stdout)

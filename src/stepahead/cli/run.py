@@ -50,6 +50,7 @@ def run(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
     json_output: o.JsonOption = False,
     svg: o.SvgOption = None,
 ) -> None:
@@ -78,7 +79,9 @@ def run(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    load = o.LoadOptions(
+        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+    )
     with open_llm(load) as llm, traced(llm, trace):
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
         _conclude(chunks, json_output)

@@ -188,6 +188,7 @@ def serve(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    memory_gb: o.MemoryOption = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat, text completions and responses, Anthropic's messages, and a chat page.
 
@@ -200,15 +201,15 @@ def serve(
       stepahead serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --allowed-host box.example
       stepahead serve model.gguf --print-config codex
     """
-    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type)
+    of_weights = backend, repack, draft_vocab, draft_type, memory_gb
+    load = o.LoadOptions(model, mtp, kv_type, threads, context_length, *of_weights)
     name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
     if print_config is not None:
-        stdout().out(_settings(print_config, load, _url(host, port), name, api_key_file), highlight=False, end="")
+        _print_settings(print_config, load, parallel, _url(host, port), name, api_key_file)
         return
     try:
         from stepahead.async_llm import AsyncLLM, QueueLimits
-        from stepahead.server import transport
-        from stepahead.server.app import make_app
+        from stepahead.server import app, transport
         from stepahead.server.config import ServerConfig, read_keys
         from stepahead.server.endpoint import EndpointSettings
         from stepahead.server.service import LLMService
@@ -248,23 +249,19 @@ def serve(
     cache: dict[str, Any] = {"cache_gb": cache_gb, "cache_dir": cache_dir, "cache_dir_gb": cache_dir_gb}
     loaded = partial(open_llm, load, parallel, max_step_ms=max_step_ms or None, **cache)
     service = LLMService(AsyncLLM(loaded, config.queue), config, name)
-    asyncio.run(transport.serve(service, make_app(service), listener, introduced))
+    asyncio.run(transport.serve(service, app.make_app(service), listener, introduced))
 
 
-def _settings(client: str, load: o.LoadOptions, url: str, name: str, api_key_file: Path | None) -> str:
+def _print_settings(
+    client: str, load: o.LoadOptions, parallel: int, url: str, name: str, api_key_file: Path | None
+) -> None:
     """For a client; the file's header tells the context, its weights are not read."""
-    from stepahead.config import EngineConfig
+    from stepahead.cli.memory_report import fitted_context
     from stepahead.demo import demo_path
-    from stepahead.gguf import GGUFFile
-    from stepahead.hub.registry import locate
-    from stepahead.model_info import model_info
 
-    path, _ = locate(demo_path() if load.model is None else load.model, "off")
-    with GGUFFile.open(path) as file:
-        in_file = model_info(file).context_length
-    context = EngineConfig(context_length=load.context_length).resolve(in_file).context_length
+    context = fitted_context(demo_path() if load.model is None else load.model, load, parallel)
     has_key = api_key_file is not None or bool(os.environ.get("STEPAHEAD_API_KEYS"))
-    return client_settings(client, url, name, context, has_key)
+    stdout().out(client_settings(client, url, name, context, has_key), highlight=False, end="")
 
 
 def _url(host: str, port: int) -> str:

@@ -9,17 +9,11 @@ import numpy as np
 
 from stepahead.backends.base import Backend, Floats, Ints, KVBlocks, Tensor
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows, attention_rows
-from stepahead.engine.kv_cache import SLACK, KVCache, size_groups
+from stepahead.engine.kv_cache import SLACK, KVCache
+from stepahead.engine.kv_sizes import block_sizes, size_kv
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
-
-CACHED_SEQUENCES = 2
-"""The prefix cache may take what this many sequences of the whole context take, unless told otherwise."""
-
-
-MAX_CACHED_BLOCKS = 1 << 20
-"""Of a group, for the prefix cache: 67 million tokens. Each block costs some bytes even while it is free."""
 
 
 class StepInterrupted(Exception):  # noqa: N818 - a signal between engine and checkpoint, no fault of anyone's
@@ -67,29 +61,23 @@ class ModelRunner:
         chunk_tokens: int,
         slack: int = SLACK,
         cache_nbytes: int | None = None,
+        max_cache_nbytes: int | None = None,
     ) -> "ModelRunner":
-        """A runner with KV for max_num_seqs sequences of context_length, and blocks for cache_nbytes more.
+        """A runner with KV for max_num_seqs sequences of context_length, and blocks of a prefix cache: see size_kv.
 
-        None: as much as CACHED_SEQUENCES such sequences take; full attention then has what its sequences leave. Memory
-        is taken as it is touched.
+        Memory is taken as it is touched.
         """
-        is_asked = cache_nbytes is not None
-        num_blocks = size_groups(model.kv_specs, context_length, max_num_seqs, chunk_tokens, slack)
-        block_nbytes = _block_nbytes(model, backend, kv_type)
-        if cache_nbytes is None:
-            all_nbytes = sum(nbytes * count for nbytes, count in zip(block_nbytes, num_blocks, strict=True))
-            cache_nbytes = CACHED_SEQUENCES * all_nbytes // max_num_seqs
-        num_blocks = tuple(
-            count + min(cache_nbytes // nbytes, MAX_CACHED_BLOCKS)
-            if not spec.is_draft and (is_asked or spec.window is not None)
-            else count
-            for spec, count, nbytes in zip(model.kv_specs, num_blocks, block_nbytes, strict=True)
-        )
+        block_nbytes = block_sizes(model, backend, kv_type)
+        sizes = size_kv(
+            model.kv_specs, block_nbytes, context_length, max_num_seqs, chunk_tokens, slack, cache_nbytes,
+            max_cache_nbytes,
+        )  # fmt: skip
+        num_blocks = sizes.num_blocks
         kv = tuple(
             backend.new_kv(num_blocks[layer.kv_group], layer.num_kv_heads, layer.head_dim, kv_type)
             for layer in model.layers
         )
-        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, cache_nbytes)
+        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, sizes.cache_nbytes)
 
     def new_prefix_cache(self) -> PrefixCache:
         """An empty one, for what this runner computes."""
@@ -150,17 +138,6 @@ class ModelRunner:
         token_ids = np.array([token for rows in batch.rows for token in _row_tokens(rows)], dtype=np.int32)
         logit_rows = np.array([row for rows in batch.rows for row in _logit_rows(rows)], dtype=np.int32)
         return ForwardBatch(token_ids, positions, attention, logit_rows)
-
-
-def _block_nbytes(model: Model, backend: Backend, kv_type: str) -> tuple[int, ...]:
-    """What a block takes, in all layers of a group."""
-    return tuple(
-        sum(
-            backend.new_kv(1, layer.num_kv_heads, layer.head_dim, kv_type).nbytes
-            for layer in (model.layers[index] for index in spec.layers)
-        )
-        for spec in model.kv_specs
-    )
 
 
 def _spans(batch: ScheduledBatch, group: int) -> list[RowSpan]:

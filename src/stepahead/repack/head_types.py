@@ -25,9 +25,14 @@ def head_matrices(
 ) -> Matrices:
     """In `type`, those of the heads in `file` that gain by it; choice None: make no file. Raises OSError and
     UnusableError: it cannot be done."""
-    recipes = [recipe for info in file.tensors.values() if (recipe := _recipe(file, info, type, backend)) is not None]
+    recipes = head_recipes(file, type, backend)
     made = requantise(file, recipes, backend, choice, KIND, on_write)
     return {recipe.tensor: (data, recipe.layout, recipe.type) for recipe, data in zip(recipes, made, strict=True)}
+
+
+def head_recipes(file: GGUFFile, type: QuantType, backend: Backend) -> list[Recipe]:
+    """What head_matrices makes."""
+    return [recipe for info in file.tensors.values() if (recipe := _recipe(file, info, type, backend)) is not None]
 
 
 def _recipe(file: GGUFFile, info: TensorInfo, type: QuantType, backend: Backend) -> Recipe | None:

@@ -56,7 +56,7 @@ def load_repacked(
     Raises ConfigError for another choice, and what load_model raises. What cannot be repacked is a warning.
     """
     check_choice(choice)
-    wanted = {} if choice == NEVER else _survey(file, backend, heads)
+    wanted = {} if choice == NEVER else survey(file, backend, heads)
     repacked: dict[GGUFFile, Repacked] = {}
     for source, layouts in wanted.items():
         try:
@@ -83,23 +83,23 @@ def _small_heads(
         return {}
 
 
-def _survey(file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> dict[GGUFFile, Layouts]:
+def survey(file: GGUFFile, backend: Backend, heads: GGUFFile | None) -> dict[GGUFFile, Layouts]:
     """The wanted layouts of the matrices that the model's own walk asks for."""
     tensors = [*file.tensors.values(), *(heads.tensors.values() if heads is not None else ())]
     if all(backend.preferred_layout(info.type, info.shape) == PLAIN for info in tensors):
         return {}
     if heads is None:
         # A later run may want the file's own heads, and would have to write everything again.
-        survey = Survey(backend)
+        noted = Survey(backend)
         try:
-            load_model(file, backend, file, survey)
+            load_model(file, backend, file, noted)
         except StepaheadError:  # whatever is wrong with them is not asked for now
             pass
         else:
-            return survey.wanted
-    survey = Survey(backend)
-    load_model(file, backend, heads, survey)
-    return survey.wanted
+            return noted.wanted
+    noted = Survey(backend)
+    load_model(file, backend, heads, noted)
+    return noted.wanted
 
 
 def _ignore(*_: object) -> None:

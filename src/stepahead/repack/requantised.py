@@ -55,11 +55,21 @@ def requantise(
     infos = [recipe.info(file) for recipe in recipes]
     index = Index.plan(file.identity(), ((info, recipe.layout) for info, recipe in zip(infos, recipes, strict=True)))
     fill = _filler(file, {info.name: recipe for info, recipe in zip(infos, recipes, strict=True)}, backend)
-    if choice is None or num_requantised(file, recipes) <= QUICK_ELEMENTS:
+    if choice is None or is_made_in_memory(file, recipes, choice):
         data = make_in_memory(index, fill)
     else:
         data, _ = make_or_map(file, index, fill, choice, kind, on_write)
     return [data[info.name].reshape(-1, info.row_bytes) for info in infos]
+
+
+def is_made_in_memory(file: GGUFFile, recipes: Sequence[Recipe], choice: str | None) -> bool:
+    """Whether `requantise` keeps no file of them."""
+    return choice is None or num_requantised(file, recipes) <= QUICK_ELEMENTS
+
+
+def made_nbytes(file: GGUFFile, recipes: Sequence[Recipe]) -> int:
+    """What `requantise` makes, padding included."""
+    return Index.plan((), ((recipe.info(file), recipe.layout) for recipe in recipes)).nbytes
 
 
 def num_requantised(file: GGUFFile, recipes: Sequence[Recipe]) -> int:

@@ -43,14 +43,22 @@ def shorten_drafts(
 
     frequent_ids(count) gives that many of them. What cannot be requantised is used as it is in the file.
     """
-    if model.draft is None or size == FULL:
+    count = num_frequent(model, size)
+    if count is None:
         return
+    ids = np.sort(np.asarray(frequent_ids(count), np.int32))
+    sources, output_of = distinct(model.draft_outputs)
+    model.draft_vocab = DraftVocab(backend, ids, _outputs(sources, ids, backend, choice, on_write), output_of)
+
+
+def num_frequent(model: Model, size: str | int) -> int | None:
+    """How many frequent ids the shortlist has; None: there is none."""
+    if model.draft is None or size == FULL:
+        return None
     count = _auto_size(model) if size == AUTO else int(size)
     if count is None or count >= model.vocab_size:
-        return
-    ids = np.sort(np.asarray(frequent_ids(min(count + -count % PANEL_ROWS, model.vocab_size)), np.int32))
-    sources, output_of = _distinct(model.draft_outputs)
-    model.draft_vocab = DraftVocab(backend, ids, _outputs(sources, ids, backend, choice, on_write), output_of)
+        return None
+    return min(count + -count % PANEL_ROWS, model.vocab_size)
 
 
 def _auto_size(model: Model) -> int | None:
@@ -61,7 +69,7 @@ def _auto_size(model: Model) -> int | None:
     return best_size(model.vocab_size, info.row_bytes, short, model.step_nbytes)
 
 
-def _distinct(sources: Sequence[Source]) -> tuple[list[Source], list[int]]:
+def distinct(sources: Sequence[Source]) -> tuple[list[Source], list[int]]:
     """The matrices that differ, and which of them each head has. Files often repeat one under several names."""
     keys = [_fingerprint(file, name) for file, name in sources]
     first = dict(reversed(list(zip(keys, sources, strict=True))))
@@ -92,9 +100,7 @@ def _outputs(
     made: dict[Source, ShortOutput] = {}
     for file in dict.fromkeys(file for file, _ in sources):
         names = [name for other, name in sources if other is file]
-        recipes = [_recipe(file, name, ids, backend, is_small=True) for name in names]
-        if choice == NEVER and num_requantised(file, recipes) > QUICK_ELEMENTS:
-            recipes = [_recipe(file, name, ids, backend, is_small=False) for name in names]
+        recipes = shortlist_recipes(file, names, ids, backend, choice)
         try:
             rows = requantise(file, recipes, backend, choice, KIND, on_write)
         except (OSError, UnusableError) as error:
@@ -107,6 +113,14 @@ def _outputs(
             whole = file.data(recipe.tensor).reshape(-1, info.row_bytes)
             made[file, recipe.tensor] = ShortOutput(frequent, whole, info.type)
     return [made[source] for source in sources]
+
+
+def shortlist_recipes(file: GGUFFile, names: Sequence[str], ids: Ints, backend: Backend, choice: str) -> list[Recipe]:
+    """Of the rows `ids` of these matrices."""
+    recipes = [_recipe(file, name, ids, backend, is_small=True) for name in names]
+    if choice == NEVER and num_requantised(file, recipes) > QUICK_ELEMENTS:
+        return [_recipe(file, name, ids, backend, is_small=False) for name in names]
+    return recipes
 
 
 def _recipe(file: GGUFFile, name: str, ids: Ints, backend: Backend, is_small: bool) -> Recipe:

@@ -1,0 +1,134 @@
+"""Decides whether a model fits, before it is loaded: refuses what cannot work, chooses a context, says what is slow.
+
+What has to be there is all that is no page of a file, at its worst: every context full. Beyond the free memory it
+would end the process some day, in the middle of an answer: that is refused. Weights are pages of files. Those that do
+not fit are read again from the disk each time they are used: slow, but right, so that this is said and not refused.
+"""
+
+from dataclasses import dataclass, replace
+
+from stepahead.config import AUTO_CONTEXT, DEFAULT_CONTEXT_LENGTH, EngineConfig
+from stepahead.errors import CapacityError
+from stepahead.memory.plan import MemoryPlan
+from stepahead.memory.planner import Planner
+from stepahead.memory.ways import STEP, gigabytes, largest, needed, ways_out
+
+MARGIN = 0.05
+"""Of the free memory, left alone by what is chosen and not asked for: other programs move, and so may the estimate."""
+
+MODEST_CONTEXT = 4096
+"""Chosen at most where the weights do not fit anyway: every page that a longer one takes makes each token slower."""
+
+MAX_CACHE, CACHE_STEP = 1 << 50, 1 << 16
+"""In bytes."""
+
+DISK_GB_PER_SECOND = 2.0
+"""Of a good disk, for a guess at what waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The settings with their context decided; what the prefix cache may take, None: its default."""
+
+    config: EngineConfig
+    max_cache_nbytes: int | None
+    plan: MemoryPlan
+    warnings: tuple[str, ...] = ()  # a line each
+
+
+def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
+    """free: bytes that may be taken; None: unknown, and nothing is refused. Raises CapacityError for what cannot
+    work."""
+    config = asked
+    choices: tuple[str, ...] = ()
+    if asked.context_length == AUTO_CONTEXT:
+        config = replace(asked, context_length=_auto_context(planner, asked, free))
+        choices = (_chosen(planner, config, free),)
+    if free is None:
+        return Fitted(config, None, replace(planner.plan(config), choices=choices))
+    if needed(planner)(config) > free:
+        raise CapacityError(_refusal(planner, config, free))
+    limit = _cache_limit(planner, config, free)
+    plan = replace(planner.plan(config, limit), choices=choices)
+    return Fitted(config, limit, plan, tuple(_warnings(plan, limit, free)))
+
+
+def _auto_context(planner: Planner, asked: EngineConfig, free: int | None) -> int:
+    """The largest multiple of STEP with which all fits, weights and half of the prefix cache included."""
+    most = planner.model(asked).context_length
+    if free is None or most < STEP:
+        return min(most, DEFAULT_CONTEXT_LENGTH)
+    room = int(free * (1 - MARGIN))
+
+    def fits(length: int) -> bool:
+        config = replace(asked, context_length=length)
+        plan = planner.plan(config)
+        kept = plan.cache_nbytes if asked.cache_gb is not None else plan.cache_nbytes // 2
+        return plan.nbytes - plan.cache_nbytes + kept <= room
+
+    def runs(length: int) -> bool:
+        return needed(planner)(replace(asked, context_length=length)) <= room
+
+    length = largest(STEP, most, STEP, fits)
+    return length or largest(STEP, min(most, MODEST_CONTEXT), STEP, runs) or STEP
+
+
+def _chosen(planner: Planner, config: EngineConfig, free: int | None) -> str:
+    most = planner.model(config).context_length
+    known = "how much memory is free is unknown here" if free is None else f"{gigabytes(free)} are free"
+    return f"context_length=auto: {config.context_length:,} tokens of the model's {most:,}; {known}"
+
+
+def _cache_limit(planner: Planner, config: EngineConfig, free: int) -> int | None:
+    """None: its default fits. Else what all the rest leaves, but no less than half if the weights alone would gain."""
+    if config.cache_gb is not None:
+        return None
+    plan = planner.plan(config)
+    wanted = plan.cache_nbytes
+    room = int(free * (1 - MARGIN)) - (plan.nbytes - wanted)
+    if room >= wanted or wanted == 0:
+        return None
+    has_to_fit = max(free - (plan.anonymous_nbytes - wanted), 0)
+    most = min(max(room, wanted // 2), has_to_fit)
+    # A cache holds more than it takes: most of its blocks are those of idle sequences.
+    return largest(0, MAX_CACHE, CACHE_STEP, lambda limit: planner.plan(config, limit).cache_nbytes <= most)
+
+
+def _warnings(plan: MemoryPlan, limit: int | None, free: int) -> list[str]:
+    lines = []
+    if limit is not None:
+        lines.append(f"the prefix cache gets {gigabytes(plan.cache_nbytes)}, less than usual: no more memory is free")
+    left = free - plan.anonymous_nbytes
+    if plan.weight_nbytes > left:
+        missing = 1 - left / plan.weight_nbytes
+        nbytes = missing * plan.step_nbytes
+        seconds = nbytes / (DISK_GB_PER_SECOND * 1e9)
+        lines.append(
+            f"of {gigabytes(plan.weight_nbytes)} of weights {gigabytes(left)} fit into memory: the others are read "
+            f"from the disk again and again, {gigabytes(nbytes)} or more of the {gigabytes(plan.step_nbytes)} that "
+            f"each token needs, which takes {seconds:.2g} s at {DISK_GB_PER_SECOND:g} GB/s"
+        )
+    return lines
+
+
+def _refusal(planner: Planner, config: EngineConfig, free: int) -> str:
+    """One line: what is needed, what there is, and the cheapest ways out."""
+    plan = planner.plan(config, max_cache_nbytes=0)
+    ways, together = ways_out(planner, config, free)
+    need = plan.anonymous_nbytes
+    text = (
+        f"{planner.file.path}: needs {gigabytes(need)} of memory beside the pages of its files "
+        f"({_largest_parts(plan)}), {gigabytes(need - free)} more than the {gigabytes(free)} that are free"
+    )
+    if not ways:
+        return f"{text}: no setting helps, take a smaller model"
+    text += ": " + "; ".join(map(str, ways))
+    if together is not None:
+        end = "fits" if together.is_enough else f"still needs {gigabytes(needed(planner)(together.config))}"
+        text += f"; {together.flags} together: {end}"
+    return text
+
+
+def _largest_parts(plan: MemoryPlan) -> str:
+    sums = [(nbytes, name) for (name, kind), nbytes in plan.by_name().items() if kind != "file"]
+    return ", ".join(f"{name} {gigabytes(nbytes)}" for nbytes, name in sorted(sums, reverse=True)[:2])

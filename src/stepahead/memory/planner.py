@@ -1,0 +1,290 @@
+"""Makes memory plans of one model: from its headers, its norms and a few rows; no other weight is read.
+
+Owns what each part takes. Bytes of weights are those of the tensors, bytes of blocks those that the runner will ask
+for, bytes of activations those of a dry run. What the interpreter takes is measured, once and for all machines.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from stepahead.backends.base import BLOCK_SIZE, Backend
+from stepahead.config import EngineConfig, ResolvedConfig
+from stepahead.engine.kv_cache import SLACK
+from stepahead.engine.kv_sizes import KVSizes, block_sizes, size_kv
+from stepahead.gguf import GGUFFile, QuantType, TensorInfo
+from stepahead.memory.arena_count import ArenaCount
+from stepahead.memory.meter import Meter
+from stepahead.memory.passes import run_passes, tail_nbytes
+from stepahead.memory.plan import CACHE, KV, PROGRAM_CODE, Kind, MemoryPlan, Part
+from stepahead.models.draft_vocab import CAPACITY
+from stepahead.models.model import Model
+from stepahead.models.registry import load_model
+from stepahead.repack.cache_file import Index
+from stepahead.repack.folders import NEVER
+from stepahead.repack.head_types import head_recipes
+from stepahead.repack.loading import FILE_TYPE, Layouts, Survey, survey
+from stepahead.repack.repacked import MIN_FILE_BYTES
+from stepahead.repack.requantised import Recipe, is_made_in_memory, made_nbytes
+from stepahead.repack.shortlist import distinct, num_frequent, shortlist_recipes
+
+PROGRAM_NBYTES = 26 << 20
+"""Python, numpy, the libraries and ours, beside their code."""
+
+THREAD_NBYTES = 128 << 10
+TOKEN_NBYTES, MERGE_NBYTES = 300, 350  # of a vocabulary: metadata, lists and the tokenizer's own tables
+LOGIT_NBYTES = 48  # of an id of the vocabulary, while a token is chosen
+TEXT_NBYTES = 200  # of a token of a context: lists of ids, and the index that copies are found by
+BLOCK_NBYTES = 48  # of a block of keys and values, free or not
+MAX_STEP_ROWS = 17
+"""Of a sequence whose text is written: the longest draft and the token before it."""
+
+PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DryModel:
+    """The model's code over a meter, and the layouts that its matrices would get."""
+
+    model: Model
+    meter: Meter
+    wanted: dict[GGUFFile, Layouts]
+
+    @property
+    def backend(self) -> Backend:
+        return cast(Backend, self.meter)
+
+
+class Planner:
+    """Plans for one file and its companion, with any settings."""
+
+    def __init__(self, file: GGUFFile, companion: GGUFFile | None, backend: Backend) -> None:
+        """backend: where the model would run. Nothing of it is used but threads, layouts and sizes of blocks."""
+        self.file = file
+        self._companion = companion
+        self._backend = backend
+        # Plans are made by the dozen where something does not fit: what takes time is found once.
+        self._dry: dict[bool, DryModel] = {}
+        self._weight_parts: dict[tuple[object, ...], list[Part]] = {}
+        self._block_nbytes: dict[tuple[bool, str], tuple[int, ...]] = {}
+        self._pass_nbytes: dict[tuple[bool, int], tuple[int, int]] = {}
+        self._tail_nbytes: dict[tuple[int, int], int] = {}
+
+    def model(self, asked: EngineConfig) -> Model:
+        """Its sizes; it cannot compute."""
+        return self._dry_model(asked.mtp != "off").model
+
+    def plan(self, asked: EngineConfig, max_cache_nbytes: int | None = None) -> MemoryPlan:
+        """max_cache_nbytes: of a prefix cache whose size is not asked for. Raises what loading would raise for wrong
+        settings and for files that cannot be run."""
+        dry = self._dry_model(asked.mtp != "off")
+        config = asked.resolve(dry.model.context_length)
+        sizes = self._kv_sizes(dry.model, config, max_cache_nbytes)
+        parts = (
+            *self._weights(dry, config),
+            *self._program(dry, config, sizes),
+            *self._contexts(dry, config, sizes),
+        )
+        return MemoryPlan(
+            tuple(part for part in parts if part.nbytes),
+            config.context_length,
+            config.max_num_seqs,
+            config.kv_type,
+            dry.model.step_nbytes,
+        )
+
+    def _dry_model(self, has_heads: bool) -> DryModel:
+        if has_heads not in self._dry:
+            heads = (self._companion or self.file) if has_heads else None
+            meter = Meter(self._backend)
+            noted = Survey(cast(Backend, meter))
+            model = load_model(self.file, cast(Backend, meter), heads, noted)
+            # Without its heads, a file is repacked as if it were to have them some day.
+            wanted = noted.wanted if has_heads else survey(self.file, cast(Backend, Meter(self._backend)), None)
+            self._dry[has_heads] = DryModel(model, meter, wanted)
+        return self._dry[has_heads]
+
+    # --- weights ---
+    def _weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
+        key = dry.model.draft is not None, config.repack, config.draft_type, config.draft_vocab
+        if key not in self._weight_parts:
+            is_reference = config.backend == "reference"
+            self._weight_parts[key] = (self._decoded_weights if is_reference else self._used_weights)(dry, config)
+        return self._weight_parts[key]
+
+    def _used_weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
+        """Repacked or not, they are mapped, unless they are so small that they are repacked in memory."""
+        made, in_memory = self._repacked_in_memory(dry, config)
+        parts = [Part("weights repacked in memory", in_memory, "memory")] if in_memory else []
+        heads = self._heads(dry)
+        if heads is not None and config.draft_type != FILE_TYPE:
+            recipes = head_recipes(heads, QuantType[config.draft_type], self._backend)
+            made |= {(heads, recipe.tensor) for recipe in recipes}
+            choice = None if config.repack == NEVER else config.repack
+            parts.append(_made_part(f"heads in {config.draft_type}", heads, recipes, choice))
+        shortlist = self._shortlist(dry, config, made)
+        if shortlist:  # heads' own output matrices are not multiplied with: some of their rows are
+            made |= {(source, name) for source, name in dry.model.draft_outputs if block_of(name) >= 0}
+        parts += shortlist
+        return [
+            Part("weights", _nbytes_left(self.file, self._trunk(dry), made), "file"),
+            Part("heads", 0 if heads is None else _nbytes_left(heads, self._blocks(dry), made), "file"),
+            *parts,
+        ]
+
+    def _repacked_in_memory(self, dry: DryModel, config: ResolvedConfig) -> tuple[set[tuple[GGUFFile, str]], int]:
+        names: set[tuple[GGUFFile, str]] = set()
+        nbytes = 0
+        for source, layouts in dry.wanted.items() if config.repack != NEVER else ():
+            index = Index.plan((), ((source.tensors[name], layout) for name, layout in layouts.items()))
+            if index.nbytes < MIN_FILE_BYTES:
+                names |= {(source, name) for name in layouts}
+                nbytes += index.nbytes
+        return names, nbytes
+
+    def _shortlist(self, dry: DryModel, config: ResolvedConfig, made: set[tuple[GGUFFile, str]]) -> list[Part]:
+        """Rows of frequent ids in a small type, room for ids seen lately, and the pages that those are read from."""
+        model = dry.model
+        count = num_frequent(model, config.draft_vocab)
+        if count is None:
+            return []
+        parts, ids = [], np.arange(count, dtype=np.int32)
+        sources, _ = distinct(model.draft_outputs)
+        for source in dict.fromkeys(source for source, _ in sources):
+            names = [name for other, name in sources if other is source]
+            recipes = shortlist_recipes(source, names, ids, self._backend, config.repack)
+            parts.append(_made_part("draft shortlist", source, recipes, config.repack))
+            infos = [source.tensors[name] for name in names]
+            seen = min(CAPACITY, model.vocab_size - count)
+            parts.append(Part("draft shortlist", sum(seen * info.row_bytes for info in infos), "touched"))
+            again = [info for info in infos if (source, info.name) in made or block_of(info.name) >= 0]
+            reread = sum(min(info.nbytes, (count + seen) * (info.row_bytes + PAGE)) for info in again)
+            parts.append(Part("draft shortlist", reread, "file"))
+        return parts
+
+    def _decoded_weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
+        """The reference decodes a matrix when it first needs it, and keeps the numbers."""
+        infos = self._used(dry)
+        elements = sum(int(np.prod(info.shape)) for info in infos)
+        return [
+            Part("weights", sum(info.nbytes for info in infos), "file"),
+            Part("weights decoded", 4 * elements, "touched"),
+        ]
+
+    def _heads(self, dry: DryModel) -> GGUFFile | None:
+        return None if dry.model.draft is None else self._companion or self.file
+
+    def _used(self, dry: DryModel) -> list[TensorInfo]:
+        return [*self._trunk(dry), *(() if dry.model.draft is None else self._blocks(dry))]
+
+    def _trunk(self, dry: DryModel) -> list[TensorInfo]:
+        limit = dry.model.num_trunk_layers
+        return [info for info in self.file.tensors.values() if block_of(info.name) < limit]
+
+    def _blocks(self, dry: DryModel) -> list[TensorInfo]:
+        limit, file = dry.model.num_trunk_layers, self._companion or self.file
+        return [info for info in file.tensors.values() if block_of(info.name) >= limit]
+
+    # --- the rest ---
+    def _program(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes) -> list[Part]:
+        metadata = self.file.metadata
+        tokens, merges = (metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
+        vocabulary = TOKEN_NBYTES * _length(tokens) + MERGE_NBYTES * _length(merges)
+        tables = BLOCK_NBYTES * sum(sizes.num_blocks)
+        vectors = sum(4 * info.shape[0] for info in self._used(dry) if len(info.shape) == 1)
+        return [
+            PROGRAM_CODE,
+            Part("program", PROGRAM_NBYTES + THREAD_NBYTES * config.threads, "memory"),
+            Part("tokenizer", vocabulary, "memory"),
+            Part("norms and tables", vectors + tables + LOGIT_NBYTES * dry.model.vocab_size, "memory"),
+        ]
+
+    def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes) -> list[Part]:
+        model, seqs = dry.model, config.max_num_seqs
+        groups = zip(model.kv_specs, sizes.used_nbytes, strict=True)
+        # Hidden rows find room among the blocks that passes of other sizes have left.
+        at_once, in_all = self._passes(dry, config)
+        hidden = seqs * self._tail(dry, config)
+        logit_rows = min(seqs * MAX_STEP_ROWS, config.chunk_tokens)
+        return [
+            *(Part(f"{KV} {spec.name}", nbytes, "touched") for spec, nbytes in groups),
+            Part(CACHE, _cache_nbytes(model, sizes, is_asked=config.cache_nbytes is not None), "touched"),
+            Part("hidden rows for heads", hidden, "touched"),
+            Part("activations", max(in_all - hidden, at_once), "touched"),
+            Part("logits", 4 * logit_rows * model.vocab_size, "touched"),
+            Part("texts", TEXT_NBYTES * seqs * config.context_length, "touched"),
+        ]
+
+    def _kv_sizes(self, model: Model, config: ResolvedConfig, max_cache_nbytes: int | None) -> KVSizes:
+        key = model.draft is not None, config.kv_type
+        if key not in self._block_nbytes:
+            self._block_nbytes[key] = block_sizes(model, self._backend, config.kv_type)
+        return size_kv(
+            model.kv_specs,
+            self._block_nbytes[key],
+            config.context_length,
+            config.max_num_seqs,
+            config.chunk_tokens,
+            SLACK,
+            config.cache_nbytes,
+            max_cache_nbytes,
+        )
+
+    def _passes(self, dry: DryModel, config: ResolvedConfig) -> tuple[int, int]:
+        """What the largest pass takes, and what is left when passes of all sizes have run."""
+        key = dry.model.draft is not None, config.chunk_tokens
+        if key not in self._pass_nbytes:
+            arena = dry.meter.arena = ArenaCount()
+            sizes = run_passes(dry.model, dry.backend, config.chunk_tokens)
+            next(sizes)
+            largest = arena.peak
+            list(sizes)
+            self._pass_nbytes[key] = largest, arena.peak
+        return self._pass_nbytes[key]
+
+    def _tail(self, dry: DryModel, config: ResolvedConfig) -> int:
+        draft = dry.model.draft
+        if draft is None:
+            return 0
+        # A level keeps some windows at most.
+        most = config.context_length if draft.window is None else (draft.num_heads + 2) * draft.window + 1024
+        key = min(config.context_length, most), config.chunk_tokens
+        if key not in self._tail_nbytes:
+            dry.meter.arena = ArenaCount()
+            self._tail_nbytes[key] = tail_nbytes(dry.model, dry.meter, *key)
+        return self._tail_nbytes[key]
+
+
+def block_of(name: str) -> int:
+    """The block that a tensor belongs to; -1: none."""
+    parts = name.split(".", 2)
+    return int(parts[1]) if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else -1
+
+
+def _nbytes_left(file: GGUFFile, infos: list[TensorInfo], made: set[tuple[GGUFFile, str]]) -> int:
+    """Of the tensors that are used as they lie in the file."""
+    return sum(info.nbytes for info in infos if (file, info.name) not in made)
+
+
+def _made_part(name: str, file: GGUFFile, recipes: list[Recipe], choice: str | None) -> Part:
+    kind: Kind = "memory" if is_made_in_memory(file, recipes, choice) else "file"
+    return Part(name, made_nbytes(file, recipes), kind)
+
+
+def _cache_nbytes(model: Model, sizes: KVSizes, is_asked: bool) -> int:
+    """Beyond the sequences' own blocks. A cache that nobody asked for has its blocks of full attention among those:
+    what it takes itself are windows' blocks and hidden rows, for as many blocks of text as it finds there."""
+    if is_asked:
+        return sizes.cache_nbytes
+    trunk = [group for group, spec in enumerate(model.kv_specs) if not spec.is_draft]
+    full = [group for group in trunk if model.kv_specs[group].window is None]
+    hidden = 4 * BLOCK_SIZE * model.hidden_size if model.draft is not None else 0
+    extra = hidden + sum(sizes.block_nbytes[group] for group in trunk if group not in full)
+    all_nbytes = extra + sum(sizes.block_nbytes[group] for group in full)
+    most = min((sizes.sequence_blocks[group] for group in full), default=sizes.cache_nbytes)
+    return min(sizes.cache_nbytes * extra // all_nbytes, most * extra)
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else 0
