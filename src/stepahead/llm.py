@@ -80,14 +80,12 @@ class LLM:
         """Load `model`, a GGUF file (the first shard of a split one) or the name of a pulled one.
 
         mtp: "auto" uses the heads in the file or those linked to it when it was pulled, "off" none, a path those of a
-        companion file.
-        kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
+        companion file. kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
         context_length None: the model's, at most 32,768; "auto": the largest that fits into the free memory.
-        max_num_seqs: how many prompts run side by side;
-        chunk_tokens: rows a step; max_step_ms: what a step may take while text is generated, or twice what it takes
-        anyway: prompts beside it are cut to fit; None: no limit. repack: where repacked weights of a large model are
-        kept: "auto" beside it, a path in that folder, "never" nowhere and none are made; on_repack(file, done, total)
-        hears of one being written.
+        max_num_seqs: how many prompts run side by side; chunk_tokens: rows a step; max_step_ms: what a step may take
+        while text is generated, or twice what it takes anyway: prompts beside it are cut to fit; None: no limit.
+        repack: where repacked weights of a large model are kept: "auto" beside it, a path in that folder, "never"
+        nowhere and none are made; on_repack(file, done, total) hears of one being written.
         draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
         for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
