@@ -190,12 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
             if cut is not None and start + len(piece) > cut:
                 piece = piece[: max(cut - start, 0)]
             time.sleep(self.hub.pause)
+            with self.hub.lock:  # before the client can have it, and look
+                self.hub.sent += len(piece)
             try:
                 self.wfile.write(piece)
             except OSError:
                 return
-            with self.hub.lock:
-                self.hub.sent += len(piece)
             if cut is not None and start + len(piece) >= cut:
                 self.close_connection = True
                 return
