@@ -18,6 +18,7 @@ HAS_CHECKOUT = (ROOT / "src" / "stepahead").is_dir()
 RANKS = {
     "stepahead.errors": 0,
     "stepahead.mapped_files": 0,
+    "stepahead.folder_sync": 0,
     "stepahead.gguf": 1,
     "stepahead.tokenizer": 1,
     "stepahead.demo": 1,

@@ -15,7 +15,7 @@ import pytest
 from stepahead import LLM
 from stepahead.errors import CapacityError, ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile, QuantType, TensorData, dequantize, write_gguf, write_split_gguf
-from stepahead.quantize import quantization, stream
+from stepahead.quantize import stream
 from stepahead.quantize.encoder import encode
 from stepahead.quantize.importance import ImportanceMatrix, InputSquares
 from stepahead.quantize.mix import MIXES, find_mix
@@ -233,7 +233,7 @@ def test_a_full_disk_is_told_before_and_leaves_nothing(
 ) -> None:
     usage = shutil._ntuple_diskusage(100, 100, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(quantization.shutil, "disk_usage", lambda _: usage)
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(CapacityError, match=r"0\.0 GB free"):
             run(bf16, tmp_path / "out.gguf")
 

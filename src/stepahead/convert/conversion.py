@@ -4,9 +4,7 @@ Owns convert() and its report. Must not know: terminals.
 """
 
 import contextlib
-import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +20,12 @@ from stepahead.convert.rope_factors import NAME as ROPE_NAME
 from stepahead.convert.rope_factors import rope_factors
 from stepahead.convert.stream import OnBytes, pieces
 from stepahead.convert.tokenizer_metadata import tokenizer_metadata
-from stepahead.errors import CapacityError, ConfigError
+from stepahead.errors import ConfigError
 from stepahead.gguf import QuantType, TensorData, write_gguf, write_split_gguf
+from stepahead.gguf.destination import check_room, explaining_the_disk, left_over
 
 TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 MAX_WORKERS = 8  # more do not help: somebody has to read and to write
-HEADER_BYTES = 32 << 20  # room for metadata, more than a vocabulary takes
 Progress = Callable[[int, int], None]
 
 
@@ -77,9 +75,9 @@ def convert(
         metadata = file_metadata(config, plan, wanted) | tokenizer_metadata(
             folder, plan.vocab_size, config.eos_ids, config.bos_id, config.pad_id, pre
         )
-        _check_room(path, plan)
-        left_over = _left_over(path)
-        with _explaining_the_disk(path), _pool() as (pool, depth):
+        check_room(path, plan.nbytes, "give another folder, or a smaller --type")
+        abandoned = left_over(path, has_shards=True)
+        with explaining_the_disk(path, "write several: --split-size 4"), _pool() as (pool, depth):
             tensors = _tensors(plan, config, pool, depth, _counting(plan.nbytes, on_progress))
             if max_shard_bytes is None:
                 write_gguf(path, metadata, tensors)
@@ -100,7 +98,7 @@ def convert(
             num_shards=checkpoint.num_files,
             num_shards_opened=checkpoint.num_opened,
             fallbacks=plan.fallbacks,
-            left_over=left_over,
+            left_over=abandoned,
         )
 
 
@@ -146,32 +144,3 @@ def _pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
         yield pool, 2 * workers
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _check_room(path: Path, plan: Plan) -> None:
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
-    needed, free = plan.nbytes + HEADER_BYTES, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise CapacityError(
-            f"{path}: takes {needed / 1e9:.1f} GB, but {path.parent} has {free / 1e9:.1f} GB free; "
-            "give another folder, or a smaller --type"
-        )
-
-
-def _left_over(path: Path) -> tuple[Path, ...]:
-    """Temporary files of this name: whoever wrote them was killed, or is still at it."""
-    starts = (f".{path.name}.", f".{path.name.removesuffix('.gguf')}-0")
-    return tuple(sorted(found for found in path.parent.glob(".*.tmp") if found.name.startswith(starts)))
-
-
-@contextlib.contextmanager
-def _explaining_the_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError(f"{path}: the disk filled up; nothing was left there: free some room") from None
-        if error.errno == errno.EFBIG:
-            raise CapacityError(f"{path}: too large a file for this disk; write several: --split-size 4") from None
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

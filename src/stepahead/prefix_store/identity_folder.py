@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from stepahead.folder_sync import sync_folder
 from stepahead.prefix_store.index import Entry, Index
 from stepahead.prefix_store.lock import FolderLock
 from stepahead.prefix_store.record import Record
@@ -62,7 +63,7 @@ class IdentityFolder:
         except BaseException:
             _delete(temporary)
             raise
-        _sync(self.path)
+        sync_folder(self.path)
 
     def read(self, entry: Entry) -> Record:
         """Raises DamagedError for a file that is not what it was."""
@@ -128,17 +129,3 @@ def _demand_own(path: Path) -> None:
 def _delete(path: Path) -> None:
     with suppress(OSError):  # a folder of that name, or somebody was faster; it is not in the index
         path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """The name itself, so that a power cut after this leaves the new file."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # not possible on every system
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

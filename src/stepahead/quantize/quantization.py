@@ -3,18 +3,16 @@
 Owns quantize_file() and its report. Must not know: terminals, mixes.
 """
 
-import contextlib
-import errno
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepahead.backends.cpu.threads import resolve_threads
-from stepahead.errors import CapacityError, ConfigError
+from stepahead.errors import ConfigError
 from stepahead.gguf import GGUFFile, TensorData, TypedValue, ValueType, write_gguf, write_split_gguf
+from stepahead.gguf.destination import check_room, explaining_the_disk, left_over
 from stepahead.quantize.importance import ImportanceMatrix
 from stepahead.quantize.plan import Plan, PlannedTensor
 from stepahead.quantize.stream import ErrorSums, OnBytes, TensorStream
@@ -22,7 +20,6 @@ from stepahead.quantize.stream import ErrorSums, OnBytes, TensorStream
 QUANTIZATION_VERSION = 2
 """Of the blocks' layouts, as all GGUF files of today have it."""
 
-HEADER_BYTES = 32 << 20  # room for metadata, more than a vocabulary takes
 Progress = Callable[[int, int], None]
 
 
@@ -66,13 +63,13 @@ def quantize_file(
     """
     path = target(output, plan)
     _refuse_own_input(path, plan.file)
-    _check_room(path, plan)
-    left_over = _left_over(path)
+    check_room(path, plan.nbytes, "give another folder, or a smaller type")
+    abandoned = left_over(path, has_shards=True)
     started = time.perf_counter()
     num_threads = resolve_threads(threads)
     count = _counting(sum(tensor.info.nbytes for tensor in plan.tensors), on_progress)
     sums = {tensor.info.name: ErrorSums() for tensor in plan.tensors}
-    with _explaining_the_disk(path), ThreadPoolExecutor(num_threads, "decode") as pool:
+    with explaining_the_disk(path, "write several: --split-size 4"), ThreadPoolExecutor(num_threads, "decode") as pool:
         tensors = {
             t.info.name: TensorData(
                 t.type, t.info.shape, TensorStream(plan.file, t, sums[t.info.name], num_threads, pool, count)
@@ -86,7 +83,7 @@ def quantize_file(
         nbytes=sum(file.stat().st_size for file in files),
         seconds=time.perf_counter() - started,
         tensors=tuple(TensorReport(tensor, sums[tensor.info.name]) for tensor in plan.tensors),
-        left_over=left_over,
+        left_over=abandoned,
     )
 
 
@@ -150,32 +147,3 @@ def _refuse_own_input(path: Path, file: GGUFFile) -> None:
         is_shard_of_it = shard.parent.resolve() == path.parent.resolve() and shard.name.startswith(f"{stem}-0")
         if is_shard_of_it or (path.exists() and path.samefile(shard)):
             raise ConfigError(f"{path}: is the file that is read; give another name to write")
-
-
-def _check_room(path: Path, plan: Plan) -> None:
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
-    needed, free = plan.nbytes + HEADER_BYTES, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise CapacityError(
-            f"{path}: takes {needed / 1e9:.1f} GB, but {path.parent} has {free / 1e9:.1f} GB free; "
-            "give another folder, or a smaller type"
-        )
-
-
-def _left_over(path: Path) -> tuple[Path, ...]:
-    """Temporary files of this name: whoever wrote them was killed, or is still at it."""
-    starts = (f".{path.name}.", f".{path.name.removesuffix('.gguf')}-0")
-    return tuple(sorted(found for found in path.parent.glob(".*.tmp") if found.name.startswith(starts)))
-
-
-@contextlib.contextmanager
-def _explaining_the_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError(f"{path}: the disk filled up; nothing was left there: free some room") from None
-        if error.errno == errno.EFBIG:
-            raise CapacityError(f"{path}: too large a file for this disk; write several: --split-size 4") from None
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from stepahead.folder_sync import sync_folder
+
 try:
     import fcntl
 except ImportError:  # Windows, which does not let go of files that are open
@@ -31,7 +33,7 @@ def replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_abandoned(path: Path) -> bool:
@@ -57,17 +59,3 @@ def _lock(file: BinaryIO) -> None:
 
 def _literally(name: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """The name itself, so that a power cut after this leaves the new file."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # not possible on every system
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

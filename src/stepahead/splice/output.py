@@ -3,20 +3,18 @@
 Must not know: heads, trunks.
 """
 
-import contextlib
-import errno
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepahead.errors import CapacityError, ConfigError
 from stepahead.gguf import FileRange, GGUFFile, write_gguf
+from stepahead.gguf.destination import HEADER_BYTES, explaining_the_disk
 from stepahead.gguf.file_range import can_share
 from stepahead.gguf.writer import runs
 from stepahead.splice.assembly import Assembly
 
-HEADER_BYTES = 32 << 20  # room for metadata, more than a vocabulary takes
 Progress = Callable[[int, int], None]
 
 
@@ -60,12 +58,6 @@ def check_target(path: Path, inputs: Sequence[GGUFFile]) -> None:
                 raise ConfigError(f"{path}: is one of the files that are read; give the new file another name")
 
 
-def left_over(path: Path) -> tuple[Path, ...]:
-    """Temporary files of this name: whoever wrote them was killed, or is still at it."""
-    start = f".{path.name}."
-    return tuple(sorted(found for found in path.parent.glob(".*.tmp") if found.name.startswith(start)))
-
-
 def write(outputs: Sequence[Output], on_progress: Progress | None) -> list[int]:
     """Write the files, each complete or not at all; of each, how many of its bytes are shared."""
     _check_room(outputs)
@@ -81,7 +73,7 @@ def write(outputs: Sequence[Output], on_progress: Progress | None) -> list[int]:
                 on_progress(min(done, total), total)
 
         model = output.model
-        with _explaining_the_disk(output.path):
+        with explaining_the_disk(output.path, "give a folder of another one"):
             write_gguf(
                 output.path,
                 model.typed_metadata(),
@@ -106,15 +98,3 @@ def _check_room(outputs: Sequence[Output]) -> None:
                 f"{output.path}: {needed[disk] / 1e9:.1f} GB are to be written, but {folder} has {free / 1e9:.1f} GB "
                 "free; free some room, or give a folder of another disk"
             )
-
-
-@contextlib.contextmanager
-def _explaining_the_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError(f"{path}: the disk filled up; nothing was left there: free some room") from None
-        if error.errno == errno.EFBIG:
-            raise CapacityError(f"{path}: too large a file for this disk; give a folder of another one") from None
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from stepahead.errors import ConfigError
 from stepahead.gguf import GGUFFile
+from stepahead.gguf.destination import left_over
 from stepahead.splice.assembly import Assembly
 from stepahead.splice.block_metadata import head_pairs, joined_pairs, trunk_pairs
 from stepahead.splice.compatibility import demand_fitting
 from stepahead.splice.likeness import Likeness, compare_embeddings, demand_equal_tokens, demand_likeness
-from stepahead.splice.output import Output, Progress, check_target, left_over, write
+from stepahead.splice.output import Output, Progress, check_target, write
 from stepahead.splice.parts import FileParts, demand_heads, demand_trunk
 from stepahead.splice.report import SplicedFile, SpliceReport, bytes_by_type, note_on_embeddings, notes_on_heads
 
@@ -134,7 +135,7 @@ def _written(
     start: float,
     on_progress: Progress | None,
 ) -> SpliceReport:
-    abandoned = tuple(path for output in outputs for path in left_over(output.path))
+    abandoned = tuple(path for output in outputs for path in left_over(output.path, has_shards=False))
     shared = write(outputs, on_progress)
     return SpliceReport(
         files=tuple(
