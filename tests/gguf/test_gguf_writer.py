@@ -1,5 +1,7 @@
 """What the writer writes, as the `gguf` package reads it; what it refuses; that a file appears whole or not at all."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -274,16 +276,49 @@ def test_a_failed_split_leaves_the_old_shards(tmp_path):
     assert sorted(tmp_path.iterdir()) == old
 
 
-def test_shards_take_their_places_with_the_first_at_the_end(tmp_path, monkeypatch):
-    # Killed at any moment of it, there is no first shard beside later ones of another model.
-    old = write_split_gguf(tmp_path / "m", {"old": True}, {"a": ONES, "b": ONES}, num_shards=2)
-    seen, replace = [], Path.replace
+def steps_on_disk(monkeypatch) -> list[str]:
+    """What is done to names, and what makes it last, in the order of both."""
+    seen = []
+    sync, replace, unlink = os.fsync, Path.replace, Path.unlink
 
-    def watched(self, target):
-        seen.append((Path(target).name, old[0].exists()))
+    def synced(descriptor):
+        if os.name == "posix":
+            seen.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        sync(descriptor)
+
+    def replaced(self, target):
+        seen.append(f"place {target.name}")
         return replace(self, target)
 
-    monkeypatch.setattr(Path, "replace", watched)
-    write_split_gguf(tmp_path / "m", {}, {"a": ONES, "b": ONES}, num_shards=2)
-    assert seen == [(old[1].name, False), (old[0].name, False)]
+    def removed(self, missing_ok=False):
+        if self.exists():
+            seen.append(f"remove {self.name}")
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(Path, "unlink", removed)
+    return seen
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced where they can be opened")
+def test_every_step_is_on_the_disk_before_the_next(tmp_path, monkeypatch):
+    # Whenever the power goes, there is no first shard beside later ones of another model, and none that is not written.
+    old = write_split_gguf(tmp_path / "m", {"old": True}, {"a": ONES, "b": ONES, "c": ONES}, num_shards=3)
+    first, second, third = (path.name for path in old)
+    seen = steps_on_disk(monkeypatch)
+    write_split_gguf(tmp_path / "m", {}, {"a": ONES, "b": ONES, "c": ONES}, num_shards=3)
+    assert seen == [
+        *["sync file"] * 3,
+        f"remove {first}",
+        "sync folder",
+        f"place {second}",
+        f"place {third}",
+        "sync folder",
+        f"place {first}",
+        "sync folder",
+    ]
     assert "old" not in GGUFFile.open(old[0]).metadata
+    seen.clear()
+    write_gguf(tmp_path / "whole.gguf", {}, {"a": ONES})
+    assert seen == ["sync file", "place whole.gguf", "sync folder"]

@@ -4,29 +4,29 @@ Owns convert() and its report. Must not know: terminals.
 """
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.convert.checkpoint import Checkpoint
 from stepahead.convert.file_metadata import file_metadata, model_name
 from stepahead.convert.hub_config import HubConfig
 from stepahead.convert.plan import Part, Plan, make_plan
 from stepahead.convert.rope_factors import NAME as ROPE_NAME
 from stepahead.convert.rope_factors import rope_factors
-from stepahead.convert.stream import OnBytes, pieces
+from stepahead.convert.stream import pieces
 from stepahead.convert.tokenizer_metadata import tokenizer_metadata
 from stepahead.errors import ConfigError
 from stepahead.gguf import QuantType, TensorData, write_gguf, write_split_gguf
 from stepahead.gguf.destination import check_room, explaining_the_disk, left_over
+from stepahead.gguf.progress import OnBytes, Progress, counting
 
 TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 MAX_WORKERS = 8  # more do not help: somebody has to read and to write
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def convert(
         check_room(path, plan.nbytes, "give another folder, or a smaller --type")
         abandoned = left_over(path, has_shards=True)
         with explaining_the_disk(path, "write several: --split-size 4"), _pool() as (pool, depth):
-            tensors = _tensors(plan, config, pool, depth, _counting(plan.nbytes, on_progress))
+            tensors = _tensors(plan, config, pool, depth, counting(plan.nbytes, on_progress))
             if max_shard_bytes is None:
                 write_gguf(path, metadata, tensors)
                 files = [path]
@@ -123,22 +123,10 @@ def _tensors(
     return tensors
 
 
-def _counting(total: int, on_progress: Progress | None) -> OnBytes:
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if on_progress is not None:
-            on_progress(done, total)
-
-    return count
-
-
 @contextlib.contextmanager
 def _pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that turn numbers, and how many pieces may be on their way. numpy lets go of the interpreter."""
-    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    """Threads that turn numbers, and how many pieces may be on their way. All they do lets go of the interpreter."""
+    workers = min(MAX_WORKERS, resolve_threads(None))
     pool = ThreadPoolExecutor(workers, "convert")
     try:
         yield pool, 2 * workers

@@ -1,15 +1,17 @@
 """Numbers of a checkpoint to numbers of a GGUF file, for rows of one tensor at a time.
 
 Whatever is exact stays exact: a type that is wanted and had is copied; BF16, F16 and FP8 widen to float32, where scales
-are multiplied and ones are added. Must not know: files, names of tensors.
+are multiplied and ones are added. What is rounded becomes what `stepahead quantize` makes of the same numbers, by the
+same encoders. Must not know: files, names of tensors.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from stepahead.errors import ConfigError, ModelFormatError
-from stepahead.gguf import QuantType, quantize
+from stepahead.gguf import QuantType
 from stepahead.gguf.block_quants import Bytes, Floats
+from stepahead.quantize.encoder import encode
 
 _SAME = {"F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}
 # All bits of the exponent set: Inf or NaN.
@@ -38,8 +40,10 @@ def to_float32(raw: Bytes, dtype: str) -> Floats:
     return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32)
 
 
-def encode(raw: Bytes, dtype: str, row: int, factors: Floats | None, adds_one: bool, type: QuantType) -> Bytes:
+def converted(raw: Bytes, dtype: str, row: int, factors: Floats | None, adds_one: bool, type: QuantType) -> Bytes:
     """Rows of `row` numbers each, as bytes of the file. factors: (num_rows, row) or what broadcasts to it.
+
+    On one thread: the pieces of a tensor are what threads share.
 
     ModelFormatError: the checkpoint has a value that is Inf or NaN, or one that the type cannot hold.
     """
@@ -52,9 +56,10 @@ def encode(raw: Bytes, dtype: str, row: int, factors: Floats | None, adds_one: b
     if adds_one:
         values += np.float32(1)
     try:
-        return quantize(values, type).reshape(-1)
-    except ConfigError as error:
-        raise ModelFormatError(str(error).removeprefix("cannot quantize to ")) from None
+        return encode(values, type, threads=1).reshape(-1)
+    except ConfigError:
+        fault = "too large for the type" if np.isfinite(values).all() else "Inf or NaN"
+        raise ModelFormatError(f"{type.name}: a value is {fault}") from None
 
 
 def _require_finite(raw: Bytes, dtype: str) -> None:

@@ -10,13 +10,13 @@ from concurrent.futures import Executor, Future
 
 import numpy as np
 
-from stepahead.convert.numbers import encode, row_factors, to_float32
+from stepahead.convert.numbers import converted, row_factors, to_float32
 from stepahead.convert.plan import PlannedTensor, Source
 from stepahead.errors import ModelFormatError
 from stepahead.gguf.block_quants import Bytes, Floats
+from stepahead.gguf.progress import OnBytes
 
 PIECE_ELEMENTS = 1 << 20  # 4 MB of float32, and a few times that on the way
-OnBytes = Callable[[int], None]
 
 
 def pieces(tensor: PlannedTensor, pool: Executor, depth: int, on_bytes: OnBytes) -> Iterator[Bytes]:
@@ -66,7 +66,7 @@ class _Piece:
             factors = row_factors(self._scale, source.shape, source.scale_block, rows)
         try:
             tensor = self._tensor
-            return encode(self._raw, source.values.dtype, source.shape[-1], factors, tensor.adds_one, tensor.type)
+            return converted(self._raw, source.values.dtype, source.shape[-1], factors, tensor.adds_one, tensor.type)
         except ModelFormatError as error:
             values = source.values
             raise ModelFormatError(

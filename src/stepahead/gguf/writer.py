@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead.errors import ConfigError
+from stepahead.folder_sync import sync_folder
 from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.cursor import MAX_NAME_BYTES
 from stepahead.gguf.file_range import BLOCK_BYTES, FileRange, OnBytes, copy_range
@@ -350,16 +351,20 @@ def _write_files(files: Sequence[_File], on_bytes: OnBytes | None = None) -> Non
     """Write the files under names of their own, then let them take their places; on any fault there is nothing new.
 
     Of several, the first is the one that readers open. It goes first and comes last, so that nobody ever opens a mix
-    of old and new.
+    of old and new. Each of these steps is on the disk before the next, or a power cut might leave the last one alone.
     """
+    first, *others = files
     with ExitStack() as on_leaving:
-        written = []
+        written = {}
         for file in files:
-            temporary = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}.tmp")
+            temporary = written[file] = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}.tmp")
             on_leaving.callback(temporary.unlink, missing_ok=True)
             file.write(temporary, on_bytes)
-            written.append((temporary, file.path))
-        if len(files) > 1:
-            files[0].path.unlink(missing_ok=True)
-        for temporary, path in reversed(written):
-            temporary.replace(path)
+        if others:
+            first.path.unlink(missing_ok=True)
+            sync_folder(first.path.parent)
+            for file in others:
+                written[file].replace(file.path)
+            sync_folder(first.path.parent)
+        written[first].replace(first.path)
+        sync_folder(first.path.parent)

@@ -4,7 +4,6 @@ Owns quantize_file() and its report. Must not know: terminals, mixes.
 """
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,13 @@ from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.errors import ConfigError
 from stepahead.gguf import GGUFFile, TensorData, TypedValue, ValueType, write_gguf, write_split_gguf
 from stepahead.gguf.destination import check_room, explaining_the_disk, left_over
+from stepahead.gguf.progress import Progress, counting
 from stepahead.quantize.importance import ImportanceMatrix
 from stepahead.quantize.plan import Plan, PlannedTensor
-from stepahead.quantize.stream import ErrorSums, OnBytes, TensorStream
+from stepahead.quantize.stream import ErrorSums, TensorStream
 
 QUANTIZATION_VERSION = 2
 """Of the blocks' layouts, as all GGUF files of today have it."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +65,7 @@ def quantize_file(
     abandoned = left_over(path, has_shards=True)
     started = time.perf_counter()
     num_threads = resolve_threads(threads)
-    count = _counting(sum(tensor.info.nbytes for tensor in plan.tensors), on_progress)
+    count = counting(sum(tensor.info.nbytes for tensor in plan.tensors), on_progress)
     sums = {tensor.info.name: ErrorSums() for tensor in plan.tensors}
     with explaining_the_disk(path, "write several: --split-size 4"), ThreadPoolExecutor(num_threads, "decode") as pool:
         tensors = {
@@ -127,18 +125,6 @@ def _importance_keys(importance: ImportanceMatrix) -> dict[str, TypedValue]:
         "quantize.imatrix.entries_count": TypedValue(ValueType.U32, len(importance.squares)),
         "quantize.imatrix.chunks_count": TypedValue(ValueType.U32, importance.num_chunks),
     }
-
-
-def _counting(total: int, on_progress: Progress | None) -> OnBytes:
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if on_progress is not None:
-            on_progress(done, total)
-
-    return count
 
 
 def _refuse_own_input(path: Path, file: GGUFFile) -> None:

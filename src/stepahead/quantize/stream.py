@@ -5,7 +5,7 @@ written.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import numpy as np
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile, QuantType, dequantize
 from stepahead.gguf.block_quants import Bytes, Floats
+from stepahead.gguf.progress import OnBytes
 from stepahead.quantize.encoder import encode
 from stepahead.quantize.plan import PlannedTensor
 
@@ -23,8 +24,6 @@ PIECE_ELEMENTS = 1 << 22
 SAMPLE_ELEMENTS = 1 << 20
 """Of larger tensors the error is measured on whole rows spread evenly, at least so many numbers of them: decoding all
 that was encoded would take longer than encoding it, and the figure moves by a part in a thousand."""
-
-OnBytes = Callable[[int], None]
 
 
 @dataclass(slots=True)
