@@ -30,6 +30,7 @@ def bundle(toy_repo, tmp_path) -> Path:
 def elsewhere(bundle, tmp_path, monkeypatch) -> Path:
     """Another machine: no network, another cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "there" / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "there" / "hub"))
     monkeypatch.setenv("STEPAHEAD_CACHE", str(tmp_path / "there" / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return bundle

@@ -19,6 +19,7 @@ RANKS = {
     "stepahead.errors": 0,
     "stepahead.mapped_files": 0,
     "stepahead.folder_sync": 0,
+    "stepahead.hub_folder": 0,
     "stepahead.gguf": 1,
     "stepahead.tokenizer": 1,
     "stepahead.demo": 1,

@@ -53,11 +53,13 @@ def convert(
       stepahead convert Step-3.7-Flash -o heads.gguf --heads-only
     """
     from stepahead.convert import convert as run
+    from stepahead.hub_folder import check_output
 
     if heads_only and no_heads:
         raise ConfigError("--heads-only and --no-heads leave nothing: give one of them")
     if split_size is not None and not 0 < split_size < 1e6:
         raise ConfigError(f"--split-size {split_size:g} is no size in GB")
+    check_output(output)
     with Bar("converting, MB") as bar:
         report = run(
             checkpoint,

@@ -59,6 +59,7 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
     from stepahead.filecheck.fixed_file import check_place, write_fixed
     from stepahead.gguf import GGUFFile
     from stepahead.hub.registry import locate
+    from stepahead.hub_folder import check_output
 
     with contextlib.ExitStack() as files:
         path, heads = locate(demo_path() if load.model is None else load.model, load.mtp)
@@ -66,6 +67,7 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
         companion = None if heads is None else files.enter_context(GGUFFile.open(heads))
         checked = Checked.of(file, companion)
         if fix is not None:
+            check_output(fix, path, heads)
             check_place(checked.heads, fix, checked.file)
         checked = _measured(checked, load, measure, seconds)
         view = checked.repaired() if fix is not None else None

@@ -11,8 +11,8 @@ from stepahead.cli.splicing import ForceOption, megabytes, show
 
 
 def graft(
-    source: Annotated[Path, typer.Argument(metavar="FROM", help="A GGUF file whose heads are taken.")],
-    target: Annotated[Path, typer.Argument(metavar="INTO", help="A GGUF file whose trunk is taken.")],
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="A GGUF file whose heads are taken, " + o.OR_A_NAME)],
+    target: Annotated[Path, typer.Argument(metavar="INTO", help="A GGUF file whose trunk is taken, " + o.OR_A_NAME)],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .gguf file to write; INTO stays as it is.")],
     force: ForceOption = False,
     json_output: o.JsonOption = False,
@@ -26,8 +26,12 @@ def graft(
       stepahead graft model-Q8_0.gguf model-Q4_K_S.gguf -o model-Q4_K_S-q8-heads.gguf
       stepahead graft heads.gguf one-head.gguf -o three-heads.gguf --json
     """
+    from stepahead.hub.registry import locate, locate_heads
+    from stepahead.hub_folder import check_output
     from stepahead.splice import graft as run
 
+    other, (own, _) = locate_heads(source), locate(target, "off")
+    check_output(output, own, other)
     with Bar("grafting, MB") as bar:
-        report = run(source, target, output, force=force, on_progress=megabytes(bar))
+        report = run(other, own, output, force=force, on_progress=megabytes(bar))
     show(report, json_output)

@@ -23,7 +23,9 @@ CHUNK = 512
 
 
 def imatrix(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, best of BF16, F16 or Q8_0.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A GGUF file, best of BF16, F16 or Q8_0, " + o.OR_A_NAME)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .gguf file to write.")],
     texts: Annotated[
         list[Path] | None,
@@ -45,6 +47,8 @@ def imatrix(
       stepahead imatrix step-q8_0.gguf -o step.imatrix.gguf code.txt prose.txt --max-chunks 200
     """
     from stepahead.gguf import GGUFFile
+    from stepahead.hub.registry import locate
+    from stepahead.hub_folder import check_output
     from stepahead.opening import load_tokenizer
     from stepahead.quantize.collect import collect_importance
 
@@ -56,11 +60,13 @@ def imatrix(
         raise ConfigError(f"{output}: the name of the file to write must end in .gguf")
     if not output.parent.is_dir():
         raise ConfigError(f"{output}: no such folder {output.parent}; create it first")
+    path, linked = locate(model, mtp)
+    check_output(output, path, linked)
     with ExitStack() as files:
-        file = files.enter_context(GGUFFile.open(model))
+        file = files.enter_context(GGUFFile.open(path))
         if output.exists() and any(output.samefile(shard) for shard in file.shards):
             raise ConfigError(f"{output}: is the model's file; give another name to write")
-        companion = None if mtp in ("auto", "off") else files.enter_context(GGUFFile.open(mtp))
+        companion = None if linked is None else files.enter_context(GGUFFile.open(linked))
         tokenizer = load_tokenizer(file)
         calibrations = _calibrations(texts, tokenizer.encode)
         heads = companion or _own_heads(file, mtp)

@@ -28,11 +28,12 @@ ModelArgument = Annotated[
         show_default=False,
     ),
 ]
+OR_A_NAME = "or a name of `stepahead list`."
 MtpOption = Annotated[
     str,
     typer.Option(
         "--mtp",
-        help="MTP heads: 'auto' (in the file, or pulled with it), 'off', or a companion file.",
+        help="MTP heads: 'auto' (in the file, or pulled with it), 'off', or a companion: a file, " + OR_A_NAME,
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -65,7 +66,7 @@ RepackOption = Annotated[
     str,
     typer.Option(
         "--repack",
-        help="Repacked weights, which are faster: 'auto' (a large model's are kept beside it), 'never', or a folder.",
+        help="Repacked weights, which are faster: 'auto' (a large model's are kept), 'never', or a folder for them.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

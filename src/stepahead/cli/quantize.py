@@ -23,7 +23,9 @@ CHECK_TOKENS = 4096  # of each text
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A GGUF file, best of BF16, F16 or F32.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A GGUF file, best of BF16, F16 or F32, " + o.OR_A_NAME)
+    ],
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="The .gguf file to write, or a folder in which it gets a name.")
     ],
@@ -93,6 +95,8 @@ def quantize(
       stepahead quantize step-bf16.gguf out.gguf Q4_K_M --tensor 'ffn_down_exps=Q6_K' --heads-type Q8_0 --dry-run
     """
     from stepahead.gguf import GGUFFile
+    from stepahead.hub.registry import locate
+    from stepahead.hub_folder import check_output
     from stepahead.quantize.plan import make_plan
     from stepahead.quantize.quantization import quantize_file
 
@@ -102,9 +106,12 @@ def quantize(
         raise ConfigError("--text says what --check runs on: give --check, too")
     if check and dry_run:
         raise ConfigError("--dry-run writes nothing that --check could run: give one of them")
+    path, heads = locate(source, "auto")
+    if not dry_run:
+        check_output(output, path, imatrix)
     texts = _texts(text) if check else []
     request = _request(type, tensor or [], heads_type, pure, imatrix, allow_requantize)
-    with GGUFFile.open(source) as file:
+    with GGUFFile.open(path) as file:
         plan = make_plan(file, request)
         if dry_run:
             _show_plan(plan, json_output)
@@ -117,7 +124,7 @@ def quantize(
                 max_shard_bytes=None if split_size is None else int(split_size * 1e9),
                 on_progress=lambda done, total: bar(done // 1_000_000, total // 1_000_000),
             )
-        checked = _check(source, report.files[0], texts, threads) if check else None
+        checked = _check(path, report.files[0], heads, texts, threads) if check else None
         _show(report, checked, json_output)
 
 
@@ -146,12 +153,13 @@ def _texts(paths: list[Path] | None) -> "list[CheckText]":
     return [CheckText(text, text) for text in map(read_text, paths)] if paths else built_in_texts()
 
 
-def _check(old: Path, new: Path, texts: "list[CheckText]", threads: int | None) -> "CheckReport":
+def _check(old: Path, new: Path, heads: Path | None, texts: "list[CheckText]", threads: int | None) -> "CheckReport":
+    """Both with the heads that were pulled with the old one, if it has none itself."""
     from stepahead import LLM
     from stepahead.quantize.check import compare
 
     def opened(path: Path) -> LLM:
-        return LLM(path, threads=threads, max_num_seqs=1, repack="never", draft_vocab="full")
+        return LLM(path, mtp=heads or "auto", threads=threads, max_num_seqs=1, repack="never", draft_vocab="full")
 
     with opened(old) as before, opened(new) as after, Bar("checking, texts") as bar:
         return compare(before, after, texts, CHECK_TOKENS, bar)

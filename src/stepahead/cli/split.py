@@ -11,7 +11,9 @@ from stepahead.cli.splicing import megabytes, show
 
 
 def split(
-    full: Annotated[Path, typer.Argument(metavar="FULL", help="A GGUF file with heads, or its first shard.")],
+    full: Annotated[
+        Path, typer.Argument(metavar="FULL", help="A GGUF file with heads, its first shard, " + o.OR_A_NAME)
+    ],
     trunk: Annotated[
         Path | None, typer.Option("--trunk", help="Write the model without heads.", show_default=False)
     ] = None,
@@ -30,8 +32,14 @@ def split(
       stepahead split full.gguf --trunk trunk.gguf --heads heads.gguf
       stepahead split full.gguf --heads heads.gguf
     """
+    from stepahead.hub.registry import locate
+    from stepahead.hub_folder import check_output
     from stepahead.splice import split as run
 
+    path, _ = locate(full, "off")
+    for output in (trunk, heads):
+        if output is not None:
+            check_output(output, path)
     with Bar("splitting, MB") as bar:
-        report = run(full, trunk, heads, on_progress=megabytes(bar))
+        report = run(path, trunk, heads, on_progress=megabytes(bar))
     show(report, json_output)

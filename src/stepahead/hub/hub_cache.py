@@ -14,13 +14,7 @@ from stepahead.errors import ConfigError
 from stepahead.hub.download import Job
 from stepahead.hub.partial import ENDING
 from stepahead.hub.remote_file import RemoteFile, is_safe_path
-
-
-def hub_folder() -> Path:
-    """HF_HUB_CACHE, HF_HOME or the default, as the library reads them."""
-    from huggingface_hub import constants  # noqa: PLC0415
-
-    return Path(constants.HF_HUB_CACHE).expanduser().resolve()
+from stepahead.hub_folder import hub_folder
 
 
 def cache_job(file: RemoteFile, is_trusted: bool) -> Job:

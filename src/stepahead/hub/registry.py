@@ -91,11 +91,11 @@ class PulledModel:
 def locate(model: str | Path, mtp: str | Path) -> tuple[Path, Path | None]:
     """(file to open, companion with the heads or None) of a path or a pulled name. A path that exists wins.
 
-    mtp: "auto" takes the heads that were linked, "off" none, anything else is a companion's path. Raises ConfigError
-    for a name whose files have gone.
+    mtp: "auto" takes the heads that were linked, "off" none, anything else is a companion as locate_heads takes it.
+    Raises ConfigError for a name whose files have gone.
     """
     path = Path(model)
-    companion = None if str(mtp) in ("auto", "off") else Path(mtp)
+    companion = None if str(mtp) in ("auto", "off") else locate_heads(mtp)
     is_path = os.path.lexists(path)
     pulled = _of_path(path) if is_path else find(str(model))
     if pulled is None:
@@ -112,6 +112,14 @@ def locate(model: str | Path, mtp: str | Path) -> tuple[Path, Path | None]:
         os.utime(_entry_path(pulled.name))
     linked = pulled.heads_path if str(mtp) == "auto" and gone is None else companion
     return (path if is_path else pulled.path), linked
+
+
+def locate_heads(heads: str | Path) -> Path:
+    """The file that holds heads: the one at a path, or of a pulled name the file that was linked, else its own."""
+    if os.path.lexists(heads):
+        return Path(heads)
+    path, companion = locate(heads, "auto")
+    return companion or path
 
 
 def find(name: str) -> PulledModel | None:

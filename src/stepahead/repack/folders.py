@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from stepahead.errors import ConfigError
+from stepahead.hub_folder import is_in_hub
 
 AUTO, NEVER = "auto", "never"
 SUFFIX = ".repacked"
@@ -31,7 +32,10 @@ def cache_paths(model: Path, choice: str, suffix: str = SUFFIX) -> list[Path]:
     if choice != AUTO:
         return [Path(choice) / name]
     beside, folder = model.with_name(model.name + suffix), user_folder()
-    return [beside] if folder is None else [beside, folder / name]
+    if folder is None:
+        return [beside]
+    # The hub's folder is other programs', too. What lies beside a model there already is used all the same.
+    return [folder / name, beside] if is_in_hub(model.parent) else [beside, folder / name]
 
 
 def user_folder() -> Path | None:
