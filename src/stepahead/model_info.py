@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.engine.kv_cache import SLACK, blocks_needed
 from stepahead.gguf import GGUFFile
+from stepahead.gguf.block_name import block_number
 from stepahead.models.model import KVSpec
 
 EXPECTED_HEADS = 3  # of the published Step-3.5 and 3.7 models
@@ -123,7 +124,7 @@ def _bytes(file: GGUFFile, heads: GGUFFile | None, num_trunk: int) -> tuple[dict
     by_type: Counter[str] = Counter()
     for source in (file,) if heads is None else (file, heads):
         for name, info in source.tensors.items():
-            is_head = name.startswith("blk.") and _layer(name) >= num_trunk
+            is_head = block_number(name) >= max(num_trunk, 0)
             if (source is heads) != is_head and heads is not None:
                 continue  # a companion repeats the trunk's embeddings, a trunk may have heads of its own
             by_part["heads" if is_head else _part(name)] += info.nbytes
@@ -137,8 +138,3 @@ def _count(file: GGUFFile, ending: str) -> int:
 
 def _part(name: str) -> str:
     return next((part for mark, part in PARTS if mark in name), "other")
-
-
-def _layer(name: str) -> int:
-    number = name.split(".", 2)[1]
-    return int(number) if number.isdecimal() else -1

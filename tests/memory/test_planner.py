@@ -6,7 +6,7 @@ from stepahead import LLM, ConfigError, ModelFormatError
 from stepahead.config import EngineConfig
 from stepahead.gguf import GGUFFile
 from stepahead.memory.plan import CACHE, MemoryPlan, Part
-from stepahead.memory.planner import Planner, block_of
+from stepahead.memory.planner import Planner
 from stepahead.opening import make_backend
 from stepahead.repack.cache_file import PAGE
 
@@ -99,13 +99,6 @@ def test_a_plan_for_programs_has_every_byte():
         {"name": "b", "kind": "touched", "bytes": 5},
     ]
     assert (found["bytes"], found["file_bytes"], found["memory_bytes"], found["touched_bytes"]) == (6, 1, 0, 5)
-
-
-@pytest.mark.parametrize(
-    ("name", "block"), [("blk.3.attn_q.weight", 3), ("token_embd.weight", -1), ("blk.x.y", -1), ("blk.3", -1)]
-)
-def test_blocks_are_read_from_names(name, block):
-    assert block_of(name) == block
 
 
 # --- faults are those of loading ---

@@ -172,7 +172,7 @@ def test_heads_that_are_declared_to_the_trunk(tmp_path: Path, trunk: Path) -> No
 def test_more_heads_than_blocks(tmp_path: Path, trunk: Path) -> None:
     one = metadata(replace(SMALL, num_heads_mtp=1))
     heads = write(tmp_path / "heads.gguf", part="heads", pairs=one)
-    words = "has tensors of blk.5, but metadata says block_count=4"
+    words = "has tensors of blk.4, but metadata says block_count=4"
     refused(tmp_path, ModelFormatError, words, join, trunk, heads, tmp_path / "out.gguf")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stepahead.gguf import GGUFFile, TypedValue
+from stepahead.gguf.block_name import block_number
 
 ARCH = "step35"
 MARK = ".nextn."  # in the names of tensors that only heads have
@@ -33,8 +34,8 @@ class Layout:
     @classmethod
     def of(cls, file: GGUFFile) -> "Layout":
         """Raises ModelFormatError for metadata of wrong types."""
-        heads = {block_of(name) for name in file.tensors if MARK in name} - {-1}
-        blocks = {block_of(name) for name in file.tensors} - {-1}
+        heads = {block_number(name) for name in file.tensors if MARK in name} - {-1}
+        blocks = {block_number(name) for name in file.tensors} - {-1}
         hidden = file.get_int(f"{ARCH}.embedding_length", 0)
         counts = np.atleast_1d(file.metadata.get(f"{ARCH}.attention.head_count", 1))
         narrow = hidden // max(int(counts[0]), 1) if counts.size and counts.dtype.kind in "iu" else 0
@@ -102,13 +103,7 @@ class Layout:
 
     def names(self, blocks: Sequence[int]) -> Iterator[str]:
         """Tensors of these blocks, in file order."""
-        return (name for name in self.file.tensors if block_of(name) in blocks)
-
-
-def block_of(name: str) -> int:
-    """N of "blk.N.…", -1 for other names."""
-    parts = name.split(".", 2)
-    return int(parts[1]) if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else -1
+        return (name for name in self.file.tensors if block_number(name) in blocks)
 
 
 def _quotient(size: int, part: int) -> int | None:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from stepahead.filecheck.finding import Finding, Severity, heads_named
-from stepahead.filecheck.layout import Layout, block_of
+from stepahead.filecheck.layout import Layout
 from stepahead.filecheck.norm_values import FEW_NEGATIVE, NormValues
 from stepahead.filecheck.repair import Repair, add
+from stepahead.gguf.block_name import block_number
 
 Norms = Mapping[str, NormValues]
 """By tensor."""
@@ -23,7 +24,7 @@ SETTLE = "--measure settles it"
 def check_norms(layout: Layout) -> Iterator[Finding]:
     """Of the heads, or of the whole file where the trunk has the same fault."""
     norms = norm_values(layout)
-    heads = {name: norm for name, norm in norms.items() if block_of(name) in layout.heads}
+    heads = {name: norm for name, norm in norms.items() if block_number(name) in layout.heads}
     trunk = {name: norm for name, norm in norms.items() if name not in heads}
     everywhere = _convention(trunk)
     if everywhere != 1:
@@ -75,14 +76,14 @@ def _followers(heads: Norms, lacking: list[str]) -> list[str]:
     """Norms that say nothing themselves, as small as one without its 1 may be, where others of the same head or the
     same kind lack theirs: a converter forgets a kind of tensor, not one of them."""
     kinds = {_kind(name) for name in lacking}
-    blocks = Counter(block_of(name) for name in lacking)
+    blocks = Counter(block_number(name) for name in lacking)
     return [
         name
         for name, norm in heads.items()
         if name not in lacking
         and norm.added is None
         and norm.middle < SMALL
-        and (_kind(name) in kinds or blocks[block_of(name)] >= MANY_LACKING)
+        and (_kind(name) in kinds or blocks[block_number(name)] >= MANY_LACKING)
     ]
 
 
@@ -91,7 +92,7 @@ def _suspicious(layout: Layout, heads: Norms, trunk: Norms) -> Iterator[Finding]
     doubled: list[str] = []
     lacking: list[str] = []
     for block in layout.heads:
-        own = {name: norm for name, norm in heads.items() if block_of(name) == block}
+        own = {name: norm for name, norm in heads.items() if block_number(name) == block}
         if any(norm.added is not None or norm.lacks_sign for norm in own.values()):
             continue
         pairs = {name: (norm, like) for name, norm in own.items() if (like := _like(name, trunk))}
@@ -114,8 +115,8 @@ def _like(name: str, trunk: Norms) -> list[NormValues]:
 
 
 def _where(layout: Layout, names: list[str], heads: Norms) -> str:
-    numbers = sorted({layout.number(block_of(name)) for name in names})
-    total = sum(layout.number(block_of(name)) in numbers for name in heads)
+    numbers = sorted({layout.number(block_number(name)) for name in names})
+    total = sum(layout.number(block_number(name)) in numbers for name in heads)
     kinds = sorted({_kind(name).removesuffix(".weight").removeprefix("nextn.") for name in names})
     which = "norms" if len(names) == total else " and ".join(kinds)
     return f"{which} of {heads_named(numbers)}"

@@ -14,6 +14,7 @@ from stepahead.config import EngineConfig, ResolvedConfig
 from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.kv_sizes import KVSizes, block_sizes, size_kv
 from stepahead.gguf import GGUFFile, QuantType, TensorInfo
+from stepahead.gguf.block_name import block_number
 from stepahead.memory.arena_count import ArenaCount
 from stepahead.memory.meter import Meter
 from stepahead.memory.passes import run_passes, tail_nbytes
@@ -125,7 +126,7 @@ class Planner:
             parts.append(_made_part(f"heads in {config.draft_type}", heads, recipes, choice))
         shortlist = self._shortlist(dry, config, made)
         if shortlist:  # heads' own output matrices are not multiplied with: some of their rows are
-            made |= {(source, name) for source, name in dry.model.draft_outputs if block_of(name) >= 0}
+            made |= {(source, name) for source, name in dry.model.draft_outputs if block_number(name) >= 0}
         parts += shortlist
         return [
             Part("weights", _nbytes_left(self.file, self._trunk(dry), made), "file"),
@@ -158,7 +159,7 @@ class Planner:
             infos = [source.tensors[name] for name in names]
             seen = min(CAPACITY, model.vocab_size - count)
             parts.append(Part("draft shortlist", sum(seen * info.row_bytes for info in infos), "touched"))
-            again = [info for info in infos if (source, info.name) in made or block_of(info.name) >= 0]
+            again = [info for info in infos if (source, info.name) in made or block_number(info.name) >= 0]
             reread = sum(min(info.nbytes, (count + seen) * (info.row_bytes + PAGE)) for info in again)
             parts.append(Part("draft shortlist", reread, "file"))
         return parts
@@ -180,11 +181,11 @@ class Planner:
 
     def _trunk(self, dry: DryModel) -> list[TensorInfo]:
         limit = dry.model.num_trunk_layers
-        return [info for info in self.file.tensors.values() if block_of(info.name) < limit]
+        return [info for info in self.file.tensors.values() if block_number(info.name) < limit]
 
     def _blocks(self, dry: DryModel) -> list[TensorInfo]:
         limit, file = dry.model.num_trunk_layers, self._companion or self.file
-        return [info for info in file.tensors.values() if block_of(info.name) >= limit]
+        return [info for info in file.tensors.values() if block_number(info.name) >= limit]
 
     # --- the rest ---
     def _program(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes) -> list[Part]:
@@ -254,12 +255,6 @@ class Planner:
             dry.meter.arena = ArenaCount()
             self._tail_nbytes[key] = tail_nbytes(dry.model, dry.meter, *key)
         return self._tail_nbytes[key]
-
-
-def block_of(name: str) -> int:
-    """The block that a tensor belongs to; -1: none."""
-    parts = name.split(".", 2)
-    return int(parts[1]) if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else -1
 
 
 def _nbytes_left(file: GGUFFile, infos: list[TensorInfo], made: set[tuple[GGUFFile, str]]) -> int:

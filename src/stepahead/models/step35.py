@@ -13,6 +13,7 @@ import numpy as np
 from stepahead.backends.base import Backend, Ints, KVBlocks, QuantMatrix, Rope, RopeTable, Tensor
 from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile
+from stepahead.gguf.block_name import block_number
 from stepahead.models.draft_vocab import DraftVocab
 from stepahead.models.layers import Block, MoE, OutputRows
 from stepahead.models.model import Checkpoint, DraftSpec, ForwardBatch, ForwardOutput, KVSpec, LayerSpec
@@ -75,7 +76,8 @@ class Step35:
             own = weights if heads is file else Weights(heads, backend, source)
             self._load_heads(own, head_config, is_companion=heads is not file)
             self.draft_outputs = tuple(_output_of(spec, file, heads) for spec in self.layers[self.num_trunk_layers :])
-        weights.leave(name for name in file.tensors if _block_index(name) >= self.num_trunk_layers)
+        if not self.heads or heads is not file:  # heads that are not wanted this time
+            weights.leave(name for name in file.tensors if block_number(name) >= self.num_trunk_layers)
         weights.finish()
         self.trunk_nbytes = weights.nbytes - (self.head_nbytes if heads is file else 0)
         idle = sum(block.ffn.idle_nbytes for block in self.blk if isinstance(block.ffn, MoE))
@@ -101,7 +103,7 @@ class Step35:
         self.head_nbytes = weights.nbytes - before
         if is_companion:
             weights.leave(SHARED_TENSORS)
-            weights.leave(name for name in weights.file.tensors if 0 <= _block_index(name) < self.num_trunk_layers)
+            weights.leave(name for name in weights.file.tensors if 0 <= block_number(name) < self.num_trunk_layers)
             weights.finish()
 
     def _load_head(self, weights: Weights, spec: LayerSpec, config: Step35Config) -> Head:
@@ -255,9 +257,3 @@ def _draft_spec(layers: Sequence[LayerSpec]) -> DraftSpec:
         is_recurrent=is_recurrent,
         max_depth=MAX_RECURRENT_DEPTH if is_recurrent else len(layers),
     )
-
-
-def _block_index(name: str) -> int:
-    """N of "blk.N.…", -1 for other names."""
-    parts = name.split(".", 2)
-    return int(parts[1]) if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() else -1

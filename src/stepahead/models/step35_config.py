@@ -12,6 +12,7 @@ import numpy as np
 from stepahead.backends.base import Rope
 from stepahead.errors import ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
+from stepahead.gguf.block_name import check_blocks
 from stepahead.models.layers import Router
 
 ARCH = "step35"
@@ -59,6 +60,7 @@ class Step35Config:
             raise ModelFormatError(
                 f"{file.path}: nextn_predict_layers={num_heads} leaves no trunk of block_count={num_blocks}"
             )
+        check_blocks(file.path, file.tensors, num_blocks)
         head_dim = reader.head_dim()
         full_dims, sliding_dims = reader.rotary_dims(head_dim)
         sliding_theta = reader.positive_float("rope.freq_base_swa", default=10000.0)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from stepahead.backends.base import PLAIN, Backend, QuantMatrix, Tensor
 from stepahead.errors import ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile, QuantType
+from stepahead.gguf.block_name import shown
 
 MAX_NAMES = 6  # of a list of names in an error message
 
@@ -138,4 +139,4 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _some(names: list[str]) -> str:
     more = f" … and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    return ", ".join(map(shown, names[:MAX_NAMES])) + more

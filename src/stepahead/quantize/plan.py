@@ -4,13 +4,13 @@ Owns the rules that are no mix's: what is left alone, does not fit or is smaller
 know: how numbers are encoded, where the new file is written.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from stepahead.errors import ConfigError
 from stepahead.gguf import GGUFFile, QuantType, TensorInfo
+from stepahead.gguf.block_name import block_number, check_blocks
 from stepahead.quantize.encoder import ENCODED_TYPES
 from stepahead.quantize.importance import ImportanceMatrix, InputSquares
 from stepahead.quantize.mix import Mix, Place, fitting, roles
@@ -23,7 +23,6 @@ EH_PROJ_TYPE = QuantType.Q8_0
 it: of a head's bytes it is a small part."""
 
 Reason = Literal["kept", "mix", "asked", "heads", "no fit", "smaller already"]
-_BLOCK = re.compile(r"blk\.(\d+)\.")
 # Small, and what follows depends on them more than on any other matrix: the choice of experts.
 _KEPT = ("_norm.weight", "ffn_gate_inp.weight")
 
@@ -107,12 +106,12 @@ class _Model:
     def of(cls, file: GGUFFile) -> "_Model":
         arch = file.get_str("general.architecture")
         num_blocks = file.get_int(f"{arch}.block_count", 0)
+        check_blocks(file.path, file.tensors, num_blocks)
         num_layers = num_blocks - file.get_int(f"{arch}.nextn_predict_layers", 0)
         return cls(file, num_layers, "output.weight" not in file.tensors and "token_embd.weight" in file.tensors)
 
     def place(self, info: TensorInfo, has_importance: bool) -> Place:
-        match = _BLOCK.match(info.name)
-        layer = -1 if match is None else int(match[1])
+        layer = block_number(info.name)
         known = roles(info.name, len(info.shape), self.is_tied)
         queries = self._queries_a_value(f"blk.{layer}.") if "value" in known else 1
         return Place(known, layer, self.num_layers, queries, has_importance)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from stepahead.errors import ConfigError, ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
+from stepahead.gguf.block_name import block_number
 from stepahead.models.step35_config import ARCH, Step35Config
 
 NEXTN_KEY = f"{ARCH}.nextn_predict_layers"
-MAX_DIGITS = 10  # a longer number in a name is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +34,9 @@ class FileParts:
         parts = cls(
             file=file,
             config=config,
-            trunk=tuple(name for name, number in numbers.items() if number is not None and number < first),
-            heads=tuple(name for name, number in numbers.items() if number is not None and number >= first),
-            num_heads=_count_heads(file, config, {number for number in numbers.values() if number is not None}),
+            trunk=tuple(name for name, number in numbers.items() if 0 <= number < first),
+            heads=tuple(name for name, number in numbers.items() if number >= first),
+            num_heads=_count_heads(file, config, set(numbers.values())),
         )
         _refuse_undeclared(parts)
         return parts
@@ -50,13 +50,6 @@ class FileParts:
         return self.config.num_trunk_layers
 
 
-def block_number(name: str) -> int | None:
-    """N of "blk.N.…"."""
-    parts = name.split(".", 2)
-    is_block = len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() and len(parts[1]) < MAX_DIGITS
-    return int(parts[1]) if is_block else None
-
-
 def _count_heads(file: GGUFFile, config: Step35Config, blocks: set[int]) -> int:
     first = config.num_trunk_layers
     present = sorted(block for block in blocks if block >= first)
@@ -65,11 +58,6 @@ def _count_heads(file: GGUFFile, config: Step35Config, blocks: set[int]) -> int:
         raise ModelFormatError(
             f"{file.path}: has heads up to blk.{present[-1]}, but no blk.{missing}: each feeds the next, none can be "
             "left out; get a file with all of them"
-        )
-    if present and present[-1] - first >= config.num_declared_heads:
-        raise ModelFormatError(
-            f"{file.path}: has tensors of blk.{present[-1]}, but metadata says block_count="
-            f"{first + config.num_declared_heads}; convert it again"
         )
     return len(present)
 
