@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "core/pages.h"
+
 // Under ASan idle memory is poisoned: a view that outlives its buffer is reported, not read.
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -20,6 +22,21 @@ namespace {
 constexpr size_t kSmallest = 256;
 // Idle memory beyond this goes back to the system: a long prompt must not hold its activations for ever.
 constexpr size_t kMaxIdle = size_t{256} << 20;
+// Blocks from this size on are pages of their own: among smaller ones they would leave holes that stay ours.
+constexpr size_t kPages = size_t{128} << 10;
+
+void* take(size_t bytes) {
+  if (bytes < kPages) return ::operator new(bytes, std::align_val_t{Arena::kAlignment});
+  void* memory = take_pages(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+void give_back(void* memory, size_t bytes) noexcept {
+  STEPAHEAD_UNPOISON(memory, bytes);
+  if (bytes < kPages) return ::operator delete(memory, std::align_val_t{Arena::kAlignment});
+  give_pages_back(memory, bytes);
+}
 
 }  // namespace
 
@@ -37,7 +54,7 @@ size_t Arena::class_bytes(size_t index) noexcept {
   return (kSmallest << octave) / 4 * (5 + quarter);
 }
 
-Arena::~Arena() { trim_locked(); }
+Arena::~Arena() { trim_locked(0); }
 
 void* Arena::acquire(size_t bytes) {
   if (bytes > (size_t{1} << 46)) throw std::bad_alloc();
@@ -45,11 +62,11 @@ void* Arena::acquire(size_t bytes) {
   const std::lock_guard lock(mutex_);
   void* memory;
   if (auto& list = idle_[index]; !list.empty()) {
-    memory = list.back();
+    memory = list.back().memory;
     list.pop_back();
     bytes_idle_ -= size;
   } else {
-    memory = ::operator new(size, std::align_val_t{kAlignment});
+    memory = take(size);
   }
   bytes_in_use_ += size;
   STEPAHEAD_UNPOISON(memory, bytes);
@@ -61,34 +78,36 @@ void Arena::release(void* memory, size_t bytes) noexcept {
   const size_t index = size_class(bytes), size = class_bytes(index);
   const std::lock_guard lock(mutex_);
   bytes_in_use_ -= size;
-  if (bytes_idle_ + size <= kMaxIdle) {
+  if (size <= kMaxIdle) {
     try {
-      idle_[index].push_back(memory);
+      idle_[index].push_back({memory, num_released_++});
       bytes_idle_ += size;
       STEPAHEAD_POISON(memory, size);
-      return;
+      return trim_locked(kMaxIdle);
     } catch (const std::bad_alloc&) {
       // No memory to remember it by: give it back below.
     }
   }
-  STEPAHEAD_UNPOISON(memory, size);
-  ::operator delete(memory, std::align_val_t{kAlignment});
+  give_back(memory, size);
 }
 
 void Arena::trim() noexcept {
   const std::lock_guard lock(mutex_);
-  trim_locked();
+  trim_locked(0);
 }
 
-void Arena::trim_locked() noexcept {
-  for (size_t index = 0; index < kNumClasses; ++index) {
-    for (void* memory : idle_[index]) {
-      STEPAHEAD_UNPOISON(memory, class_bytes(index));
-      ::operator delete(memory, std::align_val_t{kAlignment});
+void Arena::trim_locked(size_t most_idle) noexcept {
+  while (bytes_idle_ > most_idle) {
+    size_t oldest = kNumClasses;
+    for (size_t index = 0; index < kNumClasses; ++index) {
+      if (idle_[index].empty()) continue;
+      if (oldest == kNumClasses || idle_[index].front().since < idle_[oldest].front().since) oldest = index;
     }
-    idle_[index].clear();
+    auto& list = idle_[oldest];
+    give_back(list.front().memory, class_bytes(oldest));
+    list.erase(list.begin());
+    bytes_idle_ -= class_bytes(oldest);
   }
-  bytes_idle_ = 0;
 }
 
 size_t Arena::bytes_in_use() const noexcept {

@@ -1,9 +1,11 @@
 // Memory of activations and scratch: 64-byte aligned, recycled by size class, because a pass asks for the same sizes
-// again and again and the system's large allocations cost a page fault each 4 KiB. Fresh memory holds anything.
+// again and again and the system's large allocations cost a page fault each 4 KiB. Fresh memory holds anything. What has
+// been idle the longest goes back to the system when there is too much of it.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -30,14 +32,19 @@ class Arena {
 
  private:
   static constexpr size_t kNumClasses = 256;
+  struct Idle {
+    void* memory;
+    uint64_t since;  // counted in releases
+  };
   static size_t size_class(size_t bytes) noexcept;
   static size_t class_bytes(size_t index) noexcept;
-  void trim_locked() noexcept;
+  void trim_locked(size_t most_idle) noexcept;
 
   mutable std::mutex mutex_;
-  std::array<std::vector<void*>, kNumClasses> idle_;
+  std::array<std::vector<Idle>, kNumClasses> idle_;  // each with its oldest first
   size_t bytes_in_use_ = 0;
   size_t bytes_idle_ = 0;
+  uint64_t num_released_ = 0;
   bool fill_with_nan_ = false;
 };
 

@@ -1,14 +1,10 @@
 #include "ops/attention.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "core/error.h"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <sys/mman.h>
-#endif
+#include "core/pages.h"
 
 namespace stepahead {
 namespace {
@@ -58,24 +54,11 @@ KVBlocks::KVBlocks(KVType type, size_t num_blocks, size_t num_kv_heads, size_t h
       row_bytes(kv_row_bytes(type, head_dim)) {
   const double asked = 2.0 * double(num_blocks) * double(num_kv_heads) * kBlockSize * double(row_bytes);
   check(asked < 0x1p46, "a KV cache of ", num_blocks, " blocks is more than any memory");
-#if defined(__unix__) || defined(__APPLE__)
-  void* memory = mmap(nullptr, bytes() + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  const bool ok = memory != MAP_FAILED;
-#else
-  void* memory = std::calloc(bytes() + 1, 1);
-  const bool ok = memory != nullptr;
-#endif
-  check(ok, "cannot reserve ", bytes(), " bytes for a KV cache of ", num_blocks, " blocks; use fewer");
-  memory_ = static_cast<uint8_t*>(memory);
+  memory_ = static_cast<uint8_t*>(take_pages(bytes()));
+  check(memory_ != nullptr, "cannot reserve ", bytes(), " bytes for a KV cache of ", num_blocks, " blocks; use fewer");
 }
 
-KVBlocks::~KVBlocks() {
-#if defined(__unix__) || defined(__APPLE__)
-  munmap(memory_, bytes() + 1);
-#else
-  std::free(memory_);
-#endif
-}
+KVBlocks::~KVBlocks() { give_pages_back(memory_, bytes()); }
 
 void kv_write(Context& context, KVBlocks& kv, const Buffer& k, const Buffer& v, const int32_t* slots) {
   const auto store = context.kernels.kv_store[static_cast<size_t>(kv.type)];

@@ -50,6 +50,36 @@ void idle_memory_has_a_limit() {
   CHECK(arena.bytes_idle() > 0);
 }
 
+void what_is_idle_the_longest_goes_first() {
+  Arena arena;
+  constexpr size_t large = size_t{100} << 20, small = size_t{40} << 20;
+  void* first = arena.acquire(large);
+  void* second = arena.acquire(small);
+  void* third = arena.acquire(large);
+  arena.release(first, large);
+  arena.release(second, small);
+  CHECK(arena.acquire(large) == first);  // now the second is the oldest
+  arena.release(first, large);
+  arena.release(third, large);
+  const size_t idle = arena.bytes_idle();
+  CHECK(idle >= 2 * large && idle <= size_t{256} << 20);
+  CHECK(arena.acquire(large) == third);
+  CHECK(arena.acquire(large) == first);
+  CHECK(arena.bytes_idle() == 0);
+  arena.release(first, large);
+  arena.release(third, large);
+}
+
+void one_block_does_not_drive_all_others_out() {
+  Arena arena;
+  constexpr size_t huge = size_t{300} << 20, small = size_t{1} << 20;
+  void* kept = arena.acquire(small);
+  arena.release(kept, small);
+  arena.release(arena.acquire(huge), huge);
+  CHECK(arena.bytes_idle() >= small);
+  CHECK(arena.bytes_idle() < 2 * small);
+}
+
 void fresh_memory_can_be_full_of_nan() {
   const auto arena = std::make_shared<Arena>();
   arena->fill_with_nan(true);
@@ -94,6 +124,8 @@ void test_arena() {
   every_size_is_aligned_and_usable();
   memory_is_used_again();
   idle_memory_has_a_limit();
+  what_is_idle_the_longest_goes_first();
+  one_block_does_not_drive_all_others_out();
   fresh_memory_can_be_full_of_nan();
   absurd_sizes_throw();
   threads_may_share_it();

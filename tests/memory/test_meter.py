@@ -1,5 +1,6 @@
 """The meter counts what the CPU backend takes: the same code on both leaves the same pool behind."""
 
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -10,12 +11,17 @@ from hypothesis import strategies as st
 from stepahead.backends.base import Backend
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.gguf import GGUFFile
-from stepahead.memory.arena_count import SMALLEST, ArenaCount, class_bytes, class_of
+from stepahead.memory.arena_count import MAX_IDLE, SMALLEST, ArenaCount, class_bytes, class_of
 from stepahead.memory.meter import Meter
 from stepahead.memory.passes import run_passes, tail_nbytes
 from stepahead.models.registry import load_model
 
 CLOSE = 0.01
+
+
+def anonymous_nbytes() -> int:
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return 1024 * int(text.split("Anonymous:")[1].split()[0])
 
 
 @given(st.integers(0, 1 << 40))
@@ -42,6 +48,45 @@ def test_idle_memory_has_a_limit():
     assert arena.nbytes_idle <= 256 << 20
     assert arena.nbytes_in_use == 0
     assert arena.peak == 400 << 20
+
+
+def test_what_is_idle_the_longest_goes_first():
+    arena = ArenaCount()
+    first, second, third = (arena.acquire(size << 20) for size in (100, 40, 100))
+    for block in (first, second):
+        arena.release(block)
+    arena.release(arena.acquire(100 << 20))  # now the second is the oldest
+    arena.release(third)
+    assert arena.acquire(40 << 20) is not second
+    assert arena.acquire(100 << 20) is third
+    assert arena.acquire(100 << 20) is first
+    assert arena.nbytes_idle == 0
+    assert arena.peak == 240 << 20
+
+
+def test_one_block_does_not_drive_all_others_out():
+    arena = ArenaCount()
+    small = arena.acquire(1 << 20)
+    arena.release(small)
+    arena.release(arena.acquire(300 << 20))
+    assert arena.acquire(1 << 20) is small
+    assert arena.nbytes_in_use == 1 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="asks the system of Linux")
+def test_what_goes_back_to_the_system_is_not_kept_by_an_allocator():
+    """Which keeps all that lies between blocks that are still used."""
+    backend = CpuBackend(threads=1)
+    np.ones(4 << 20, np.float32)  # comes and goes: from now on glibc has such sizes, and smaller ones, in its heap
+    before = anonymous_nbytes()
+    large, small = [], []
+    for _ in range(400):
+        large.append(backend.zeros(1, 1 << 18))
+        small.append(backend.zeros(1, 1 << 10))
+    assert anonymous_nbytes() - before > 400 << 20
+    large.clear()
+    assert anonymous_nbytes() - before < MAX_IDLE + (16 << 20)
+    assert backend._context.bytes_idle <= MAX_IDLE
 
 
 @pytest.mark.parametrize("model", ["f32", "q8_0", "q4_k"])

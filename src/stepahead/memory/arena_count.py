@@ -1,7 +1,7 @@
 """How much memory the CPU backend's pool of activations takes, without taking any: native/core/arena.cpp, counted.
 
-A block is as large as its class and resident as far as it was ever written. What is given back stays, up to a limit,
-for the next request of its class.
+A block is as large as its class and resident as far as it was ever written. What is given back stays for the next
+request of its class; beyond a limit, what has been idle the longest goes back to the system.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,15 @@ class ArenaCount:
         self.nbytes_idle = 0  # of whole blocks, as the pool says it
         self.nbytes_in_use = 0  # resident
         self._resident = 0
-        self._idle: dict[int, list[Block]] = {}
+        self._idle: dict[int, list[Block]] = {}  # by class, the oldest first
+        self._by_age: dict[Block, None] = {}  # all of these, the oldest first
 
     def acquire(self, nbytes: int) -> Block:
         size_class = class_of(nbytes)
         idle = self._idle.get(size_class)
         if idle:
             block = idle.pop()
+            del self._by_age[block]
             self.nbytes_idle -= class_bytes(size_class)
         else:
             block = Block(size_class)
@@ -47,11 +49,20 @@ class ArenaCount:
     def release(self, block: Block) -> None:
         nbytes = class_bytes(block.size_class)
         self.nbytes_in_use -= block.touched
-        if self.nbytes_idle + nbytes <= MAX_IDLE:
-            self._idle.setdefault(block.size_class, []).append(block)
-            self.nbytes_idle += nbytes
-        else:
+        if nbytes > MAX_IDLE:
             self._resident -= block.touched
+            return
+        self._idle.setdefault(block.size_class, []).append(block)
+        self._by_age[block] = None
+        self.nbytes_idle += nbytes
+        while self.nbytes_idle > MAX_IDLE:
+            self._drop(next(iter(self._by_age)))
+
+    def _drop(self, oldest: Block) -> None:
+        del self._by_age[oldest]
+        self._idle[oldest.size_class].remove(oldest)
+        self.nbytes_idle -= class_bytes(oldest.size_class)
+        self._resident -= oldest.touched
 
 
 def class_of(nbytes: int) -> int:
