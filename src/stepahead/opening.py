@@ -60,7 +60,7 @@ def memory_limit(asked: EngineConfig) -> int | None:
 def fit_memory(file: GGUFFile, companion: GGUFFile | None, backend: Backend, asked: EngineConfig) -> Fitted:
     """What was decided, told to the log. Raises CapacityError for what cannot work."""
     fitted = fit(Planner(file, companion, backend), asked, memory_limit(asked))
-    for line in fitted.plan.choices:
+    for line in fitted.choices:
         log.info("%s: %s", file.path, line)
     for line in fitted.warnings:
         log.warning("%s: %s", file.path, line)

@@ -39,6 +39,12 @@ def test_enough_memory_changes_nothing(planner):
     assert fitted.plan.choices == fitted.warnings == ()
 
 
+def test_where_memory_is_plenty_the_plan_is_made_when_it_is_asked_for(planner):
+    plenty, tight = (fit(planner, ASKED, planner.most_nbytes(ASKED) * share // 100) for share in (106, 105))
+    assert "plan" not in vars(plenty)
+    assert plenty.plan == planner.plan(ASKED) == tight.plan
+
+
 def test_unknown_memory_refuses_nothing(planner):
     fitted = fit(planner, replace(ASKED, context_length="auto", cache_gb=1e6), None)
     assert fitted.config.context_length == 4096
@@ -186,6 +192,13 @@ def test_more_of_anything_never_takes_less(planner, asked, data):
 
 
 @relaxed
+@given(asked=configs, chunk_tokens=st.integers(8, 2048))
+def test_no_plan_is_beyond_what_it_is_held_against(planner, asked, chunk_tokens):
+    asked = replace(asked, chunk_tokens=chunk_tokens)
+    assert planner.plan(asked).nbytes <= planner.most_nbytes(asked)
+
+
+@relaxed
 @given(asked=configs, share=st.floats(1.0, 3.0))
 def test_what_fits_is_planned_within_what_is_free(planner, asked, share):
     free = int(share * need(planner, asked)) + 1
@@ -216,6 +229,12 @@ def test_an_llm_chooses_its_context_and_tells(model_path):
 def test_memory_that_does_not_matter_is_not_looked_at(model_path):
     with LLM(model_path("f32"), threads=1, memory_gb=float("inf")) as llm:
         assert llm.memory.nbytes > 0
+
+
+def test_a_plan_can_be_asked_for_at_any_time(model_path):
+    with LLM(model_path("f32"), threads=1, memory_gb=float("inf")) as llm:
+        pass
+    assert llm.memory.nbytes > 0
 
 
 def test_a_cache_that_gave_way_is_what_the_runner_has(model_path):

@@ -41,7 +41,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "L
             on_repack=on_repack,
             **settings,
         )
-    for choice in llm.memory.choices:
+    for choice in llm.memory.choices if options.context_length == "auto" else ():
         stderr().out(visible(choice), style="dim", highlight=False)
     return llm
 

@@ -6,6 +6,8 @@ not fit are read again from the disk each time they are used: slow, but right, s
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
 
 from stepahead.config import AUTO_CONTEXT, DEFAULT_CONTEXT_LENGTH, EngineConfig
 from stepahead.errors import CapacityError
@@ -26,14 +28,20 @@ DISK_GB_PER_SECOND = 2.0
 """Of a good disk, for a guess at what waits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fitted:
     """The settings with their context decided; what the prefix cache may take, None: its default."""
 
+    planner: Planner
     config: EngineConfig
-    max_cache_nbytes: int | None
-    plan: MemoryPlan
+    max_cache_nbytes: int | None = None
+    choices: tuple[str, ...] = ()  # what was left open and is decided, a line each
     warnings: tuple[str, ...] = ()  # a line each
+
+    @cached_property
+    def plan(self) -> MemoryPlan:
+        """Made when it is asked for, where so much is free that its last megabytes do not matter."""
+        return replace(self.planner.plan(self.config, self.max_cache_nbytes), choices=self.choices)
 
 
 def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
@@ -44,13 +52,18 @@ def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
     if asked.context_length == AUTO_CONTEXT:
         config = replace(asked, context_length=_auto_context(planner, asked, free))
         choices = (_chosen(planner, config, free),)
-    if free is None:
-        return Fitted(config, None, replace(planner.plan(config), choices=choices))
+    if planner.most_nbytes(config) <= _room(free):
+        return Fitted(planner, config, choices=choices)
+    assert free is not None
     if needed(planner)(config) > free:
         raise CapacityError(_refusal(planner, config, free))
     limit = _cache_limit(planner, config, free)
-    plan = replace(planner.plan(config, limit), choices=choices)
-    return Fitted(config, limit, plan, tuple(_warnings(plan, limit, free)))
+    return Fitted(planner, config, limit, choices, tuple(_warnings(planner.plan(config, limit), limit, free)))
+
+
+def _room(free: int | None) -> float:
+    """For what is chosen and not asked for."""
+    return inf if free is None else int(free * (1 - MARGIN))
 
 
 def _auto_context(planner: Planner, asked: EngineConfig, free: int | None) -> int:
@@ -58,7 +71,7 @@ def _auto_context(planner: Planner, asked: EngineConfig, free: int | None) -> in
     most = planner.model(asked).context_length
     if free is None or most < STEP:
         return min(most, DEFAULT_CONTEXT_LENGTH)
-    room = int(free * (1 - MARGIN))
+    room = _room(free)
 
     def fits(length: int) -> bool:
         config = replace(asked, context_length=length)
@@ -85,7 +98,7 @@ def _cache_limit(planner: Planner, config: EngineConfig, free: int) -> int | Non
         return None
     plan = planner.plan(config)
     wanted = plan.cache_nbytes
-    room = int(free * (1 - MARGIN)) - (plan.nbytes - wanted)
+    room = int(_room(free)) - (plan.nbytes - wanted)
     if room >= wanted or wanted == 0:
         return None
     has_to_fit = max(free - (plan.anonymous_nbytes - wanted), 0)

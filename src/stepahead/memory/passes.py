@@ -27,21 +27,21 @@ class EnoughLayers(Exception):  # noqa: N818 - a signal, no fault of anyone's
     """Raised by a checkpoint: the rest of a pass would take nothing new."""
 
 
-def run_passes(model: Model, backend: Backend, chunk_tokens: int) -> Iterator[int]:
+def run_passes(model: Model, backend: Backend, chunk_tokens: int, num_sizes: int = NUM_SIZES) -> Iterator[int]:
     """`backend` is the meter over which `model` was loaded; its arena notes what they take. Gives the rows of each."""
     kv = tuple(backend.new_kv(1, layer.num_kv_heads, layer.head_dim, "f16") for layer in model.layers)
-    for rows in pass_sizes(chunk_tokens):
+    for rows in pass_sizes(chunk_tokens, num_sizes):
         _trunk_pass(model, kv, rows)
         yield rows
     for head in range(model.draft.num_heads if model.draft is not None else 0):
-        for rows in pass_sizes(_most_head_rows(model)):
+        for rows in pass_sizes(_most_head_rows(model), num_sizes):
             _head_pass(model, backend, head, kv, rows)
             yield rows
 
 
-def pass_sizes(chunk_tokens: int) -> list[int]:
+def pass_sizes(chunk_tokens: int, num_sizes: int = NUM_SIZES) -> list[int]:
     """Rows, the most first."""
-    return sorted({max(int(chunk_tokens / 2 ** (number / 4)), 1) for number in range(NUM_SIZES)}, reverse=True)
+    return sorted({max(int(chunk_tokens / 2 ** (number / 4)), 1) for number in range(num_sizes)}, reverse=True)
 
 
 def tail_nbytes(model: Model, meter: Meter, context_length: int, chunk_tokens: int) -> int:

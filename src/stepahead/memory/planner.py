@@ -15,7 +15,7 @@ from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.kv_sizes import KVSizes, block_sizes, size_kv
 from stepahead.gguf import GGUFFile, QuantType, TensorInfo
 from stepahead.gguf.block_name import block_number
-from stepahead.memory.arena_count import ArenaCount
+from stepahead.memory.arena_count import MAX_IDLE, ArenaCount
 from stepahead.memory.meter import Meter
 from stepahead.memory.passes import run_passes, tail_nbytes
 from stepahead.memory.plan import CACHE, KV, PROGRAM_CODE, Kind, MemoryPlan, Part
@@ -70,6 +70,7 @@ class Planner:
         self._weight_parts: dict[tuple[object, ...], list[Part]] = {}
         self._block_nbytes: dict[tuple[bool, str], tuple[int, ...]] = {}
         self._pass_nbytes: dict[tuple[bool, int], tuple[int, int]] = {}
+        self._largest_nbytes: dict[tuple[bool, int], int] = {}
         self._tail_nbytes: dict[tuple[int, int], int] = {}
 
     def model(self, asked: EngineConfig) -> Model:
@@ -81,11 +82,25 @@ class Planner:
         settings and for files that cannot be run."""
         dry = self._dry_model(asked.mtp != "off")
         config = asked.resolve(dry.model.context_length)
+        return self._plan(dry, config, max_cache_nbytes, self._passes(dry, config))
+
+    def most_nbytes(self, asked: EngineConfig) -> int:
+        """What no plan with these settings is beyond, in little time: beside what the largest passes take, the
+        pool is taken to be full. Raises what `plan` raises."""
+        dry = self._dry_model(asked.mtp != "off")
+        config = asked.resolve(dry.model.context_length)
+        largest = self._largest_passes(dry, config)
+        hidden = config.max_num_seqs * self._tail(dry, config)
+        return self._plan(dry, config, None, (largest, largest + MAX_IDLE + hidden)).nbytes
+
+    def _plan(
+        self, dry: DryModel, config: ResolvedConfig, max_cache_nbytes: int | None, passes: tuple[int, int]
+    ) -> MemoryPlan:
         sizes = self._kv_sizes(dry.model, config, max_cache_nbytes)
         parts = (
             *self._weights(dry, config),
             *self._program(dry, config, sizes),
-            *self._contexts(dry, config, sizes),
+            *self._contexts(dry, config, sizes, passes),
         )
         return MemoryPlan(
             tuple(part for part in parts if part.nbytes),
@@ -201,11 +216,11 @@ class Planner:
             Part("norms and tables", vectors + tables + LOGIT_NBYTES * dry.model.vocab_size, "memory"),
         ]
 
-    def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes) -> list[Part]:
+    def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes, passes: tuple[int, int]) -> list[Part]:
         model, seqs = dry.model, config.max_num_seqs
         groups = zip(model.kv_specs, sizes.used_nbytes, strict=True)
         # Hidden rows find room among the blocks that passes of other sizes have left.
-        at_once, in_all = self._passes(dry, config)
+        at_once, in_all = passes
         hidden = seqs * self._tail(dry, config)
         logit_rows = min(seqs * MAX_STEP_ROWS, config.chunk_tokens)
         return [
@@ -243,6 +258,15 @@ class Planner:
             list(sizes)
             self._pass_nbytes[key] = largest, arena.peak
         return self._pass_nbytes[key]
+
+    def _largest_passes(self, dry: DryModel, config: ResolvedConfig) -> int:
+        """What no pass takes more than."""
+        key = dry.model.draft is not None, config.chunk_tokens
+        if key not in self._largest_nbytes:
+            arena = dry.meter.arena = ArenaCount()
+            list(run_passes(dry.model, dry.backend, config.chunk_tokens, num_sizes=1))
+            self._largest_nbytes[key] = arena.peak
+        return self._largest_nbytes[key]
 
     def _tail(self, dry: DryModel, config: ResolvedConfig) -> int:
         draft = dry.model.draft
