@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
 class FakeRepo:
-    """files: path -> bytes. listed: what the listing says instead, of some."""
+    """files: path -> bytes. listed: what the listing says instead, of some. revisions: by branch or tag."""
 
     files: dict[str, bytes]
     card: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +32,13 @@ class FakeRepo:
     in_git: frozenset[str] = frozenset()  # paths that git keeps itself, without LFS
     listed: dict[str, dict[str, Any]] = field(default_factory=dict)
     extra: list[dict[str, Any]] = field(default_factory=list)
+    revisions: dict[str, "FakeRepo"] = field(default_factory=dict)
+
+    def at(self, revision: str) -> "FakeRepo | None":
+        if revision in ("", "main", self.commit):
+            return self
+        by_commit = {one.commit: one for one in self.revisions.values()}
+        return self.revisions.get(revision) or by_commit.get(revision)
 
     def listing(self, name: str) -> dict[str, Any]:
         siblings = [{**self._sibling(path, data), **self.listed.get(path, {})} for path, data in self.files.items()]
@@ -68,6 +75,7 @@ class FakeHub:
     pause: float = 0.0  # seconds before each 64 kB
     retry_after: str | None = None
     api_body: bytes | None = None  # instead of a listing
+    api_headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     sent: int = 0  # bytes of files
     url: str = ""
@@ -119,9 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(match[1], match[3])
+            self._resolve(match[1], match[2], match[3])
         elif match := re.fullmatch(r"/store/([^/]+/[^/]+)/(.+)", path):
-            self._store(match[1], match[2])
+            self._store(match[1], match[2], urlsplit(self.path).query.removeprefix("at="))
         else:
             self._plain(404, b"")
 
@@ -134,13 +142,15 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.hub.repos.get(name)
         if repo is None or (repo.private and not self._is_authorised()):
             self._plain(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("", "main", repo.commit):
+        elif (there := repo.at(revision)) is None:
             self._plain(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
-            self._plain(200, self.hub.api_body or json.dumps(repo.listing(name)).encode())
+            body = json.dumps(there.listing(name)).encode() if self.hub.api_body is None else self.hub.api_body
+            self._plain(200, body, self.hub.api_headers)
 
-    def _resolve(self, name: str, path: str) -> None:
+    def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self.hub.repos.get(name)
+        repo = None if repo is None else repo.at(revision)
         if repo is None or path not in repo.files:
             self._plain(404, b"", {"X-Error-Code": "EntryNotFound"})
         elif repo.gated and not self._is_authorised():
@@ -149,20 +159,21 @@ class _Handler(BaseHTTPRequestHandler):
             port = self.server.server_address[1]
             sha = hashlib.sha256(repo.files[path]).hexdigest()
             headers = {
-                "Location": f"http://localhost:{port}/store/{name}/{path}?signed=1",
+                "Location": f"http://localhost:{port}/store/{name}/{quote(path)}?at={repo.commit}",
                 "X-Repo-Commit": repo.commit,
                 "X-Linked-Etag": f'"{sha}"',
                 "X-Linked-Size": str(len(repo.files[path])),
             }
             self._plain(302, b"", headers)
 
-    def _store(self, name: str, path: str) -> None:
-        hub = self.hub
+    def _store(self, name: str, path: str, commit: str) -> None:
+        hub, repo = self.hub, self.hub.repos[name].at(commit)
+        assert repo is not None
         status = self._next(hub.store_statuses)
         if status is not None:
             self._plain(status, b"", {} if hub.retry_after is None else {"Retry-After": hub.retry_after})
             return
-        data = hub.repos[name].files[path]
+        data = repo.files[path]
         data = data[: len(data) - hub.short_by.get(path, 0)]
         if path in hub.wrong_bytes:
             data = data[:-1] + bytes([data[-1] ^ 1])

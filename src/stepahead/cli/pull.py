@@ -15,6 +15,7 @@ from stepahead.errors import ConfigError
 
 if TYPE_CHECKING:
     from stepahead.hub.offers import Offer
+    from stepahead.hub.pull import Plan
     from stepahead.hub.reference import Reference
     from stepahead.hub.registry import PulledModel
     from stepahead.hub.remote_repo import RemoteRepo
@@ -48,6 +49,15 @@ def pull(
     heads: Annotated[
         bool, typer.Option("--heads/--no-heads", help="Look for MTP heads where the file has none, and fetch them.")
     ] = True,
+    heads_file: Annotated[
+        str | None,
+        typer.Option(
+            "--heads-file",
+            metavar="FILE",
+            help="The file of heads to fetch: one of REPO, or OWNER/NAME:FILE. Default: the one that belongs to it.",
+            show_default=False,
+        ),
+    ] = None,
     connections: Annotated[int, typer.Option("--connections", help="Requests at once.")] = CONNECTIONS,
     json_output: o.JsonOption = False,
 ) -> None:
@@ -70,7 +80,8 @@ def pull(
         _install(source, to, name, json_output)
         return
     assert reference is not None
-    from stepahead.hub.faults import demand_library
+    from stepahead.hub.faults import demand_library, is_offline
+    from stepahead.hub.pull import plan, pulled_offline
     from stepahead.hub.reference import Reference
 
     demand_library()
@@ -78,33 +89,27 @@ def pull(
     if wanted.choice is None:
         _list(wanted, revision, json_output)
         return
-    _fetch(wanted, revision, name, heads, connections, to, json_output)
+    if heads_file is not None and not heads:
+        raise ConfigError("--heads-file names heads and --no-heads wants none: give one of them")
+    is_here = pulled_offline(wanted, revision) if is_offline() and to is None else None
+    if is_here is not None:
+        _conclude(is_here, None, json_output)
+        return
+    with waiting(f"asking for {visible(wanted.repo)}"):
+        planned = plan(wanted, revision, name, heads, heads_file)
+    _fetch(planned, connections, to, json_output)
 
 
-def _fetch(
-    reference: "Reference",
-    revision: str | None,
-    name: str | None,
-    heads: bool,
-    connections: int,
-    to: Path | None,
-    json_output: bool,
-) -> None:
+def _fetch(planned: "Plan", connections: int, to: Path | None, json_output: bool) -> None:
     from stepahead.hub.bundle import write_bundle
-    from stepahead.hub.faults import is_offline
-    from stepahead.hub.pull import fetch, plan, pulled_offline
+    from stepahead.hub.pull import fetch
 
-    if is_offline() and to is None:
-        pulled = pulled_offline(reference)
-        if pulled is not None:
-            _conclude(pulled, None, json_output)
-            return
-    with waiting(f"asking for {visible(reference.repo)}"):
-        wanted = plan(reference, revision, name, heads)
     if not json_output:
-        stderr().out(visible(f"{wanted.name}: {size(wanted.nbytes)} · {wanted.heads.verdict}"), style="dim")
-    with TransferBar(wanted.name) as bar:
-        model = fetch(wanted, connections, bar) if to is None else write_bundle(wanted, to, connections, bar)
+        lines = [f"{planned.name}: {size(planned.nbytes)} · {planned.heads.verdict}", planned.note]
+        for line in filter(None, lines):
+            stderr().out(visible(line), style="dim", highlight=False)
+    with TransferBar(planned.name) as bar:
+        model = fetch(planned, connections, bar) if to is None else write_bundle(planned, to, connections, bar)
     _conclude(model, to, json_output)
 
 

@@ -48,6 +48,7 @@ def write_bundle(
         heads=tuple(replace(file, local=Path(file.local).name) for file in heads),
         verdict=wanted.heads.verdict,
         pulled_at=registry.now(),
+        branch=wanted.repo.branch,
     )
     sums = "".join(f"{file.digest}  {file.local}\n" for file in model.all_files if file.remote.is_sha256)
     for name, text in ((SUMS, sums), (DESCRIPTION, registry.to_json(model))):

@@ -3,6 +3,7 @@
 Reads what has been parsed: of a file here, or of the first bytes of one on a hub.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 from stepahead.gguf import GGUFFile, MetadataValue, TensorInfo
 from stepahead.gguf.metadata import MetadataReader
 
+_ORIGIN = re.compile(r"general\.(?:base_model\.\d+|source)\.(?:repo_url|url|huggingface\.repository)")
+_ADDRESS = re.compile(r"(?:^|[/.]co/)([\w.-]+/[\w.-]+?)/?$", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """num_heads: blocks that have MTP tensors; has_trunk: False for a file of heads alone."""
+    """num_heads: blocks that have MTP tensors; has_trunk: False for a file of heads alone.
+
+    bases: what it was made from, OWNER/NAME in small letters."""
 
     arch: str
     name: str
@@ -25,6 +31,7 @@ class HeaderFacts:
     window: int
     vocab_size: int
     has_trunk: bool
+    bases: frozenset[str] = frozenset()
 
     @property
     def is_heads_only(self) -> bool:
@@ -71,6 +78,7 @@ def header_facts(
         window=reader.get_int(f"{arch}.attention.sliding_window", 0),
         vocab_size=_vocab_size(reader) if table is None else table.shape[0],
         has_trunk="blk.0.attn_norm.weight" in by_name,
+        bases=_bases(metadata),
     )
 
 
@@ -78,6 +86,13 @@ def facts_of_file(path: Path) -> HeaderFacts:
     """Of a model here. Raises what GGUFFile.open raises."""
     with GGUFFile.open(path) as file:
         return header_facts(path, file.metadata, file.tensors.items())
+
+
+def _bases(metadata: Mapping[str, MetadataValue]) -> frozenset[str]:
+    """From addresses of repositories, as converters note them; whoever writes anything else says nothing."""
+    found = (value for key, value in metadata.items() if _ORIGIN.fullmatch(key) and isinstance(value, str))
+    matches = (_ADDRESS.search(value) for value in found)
+    return frozenset(match[1].lower() for match in matches if match)
 
 
 def _vocab_size(reader: MetadataReader) -> int:

@@ -6,10 +6,12 @@ By names, headers and the card of the repository; every answer says where it loo
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from stepahead.errors import StepaheadError
+from stepahead.errors import ConfigError, StepaheadError
+from stepahead.hub.alike import Kind, Origin, of_one_kind, own_of
 from stepahead.hub.companions import companion_of
 from stepahead.hub.header_facts import HeaderFacts
-from stepahead.hub.model_files import ModelFiles, group
+from stepahead.hub.model_files import MAX_NAMED, ModelFiles, ambiguous, check_complete, choose, group
+from stepahead.hub.reference import Reference
 from stepahead.hub.remote_repo import RemoteRepo
 
 # Q8_0 drafts as BF16 does, at half the bytes; below it agreement falls (0.724 at BF16, 0.720 at Q4_K, 0.633 at IQ2_XS
@@ -30,28 +32,46 @@ class FoundHeads:
 
 
 def find_heads(
-    repo: RemoteRepo, trunk: HeaderFacts, facts_of: FactsOf, open_repo: OpenRepo, expected: int = 3
+    repo: RemoteRepo, model: ModelFiles, trunk: HeaderFacts, facts_of: FactsOf, open_repo: OpenRepo, expected: int = 3
 ) -> FoundHeads:
-    """The best heads for a trunk of `repo`. A hub that fails on the way is said, not raised."""
+    """The best heads for a trunk of `repo`. A hub that fails on the way is said, not raised.
+
+    Raises ConfigError for heads of several models that fit, if nothing says which of them is meant.
+    """
     if trunk.num_heads >= expected:
         return FoundHeads((), f"{trunk.num_heads} MTP heads in the file")
     looked: list[str] = []
+    origin = Origin(repo.name, repo.bases, model, trunk)
     for place, models in _places(repo, open_repo, looked):
-        for model in _in_order(models):
-            try:
-                facts = facts_of(model)
-            except StepaheadError as error:
-                looked.append(f"{model.path}: {error}")
-                continue
-            if not facts.is_heads_only:
-                continue
-            fault = facts.fault_as_heads_of(trunk)
-            if fault is not None:
-                looked.append(f"{model.path} does not fit: {fault}")
-            elif facts.num_heads > trunk.num_heads:
-                return FoundHeads((model,), f"{facts.num_heads} MTP heads from {place}:{model.path}")
-    own = f"{trunk.num_heads} of {expected} MTP heads in the file" if trunk.num_heads else "no MTP heads"
-    return FoundHeads((), f"{own}; no others were found ({'; '.join(looked)})")
+        kinds = [_best(kind, trunk, facts_of, looked) for kind in of_one_kind(_in_order(models))]
+        fitting = [kind for kind in kinds if kind is not None]
+        own = own_of(origin, fitting) if fitting else []
+        if len(own) > 1:
+            raise _ambiguous(place, model, own)
+        if own:
+            return _found(place, own[0])
+    own_heads = f"{trunk.num_heads} of {expected} MTP heads in the file" if trunk.num_heads else "no MTP heads"
+    return FoundHeads((), f"{own_heads}; no others were found ({'; '.join(looked)})")
+
+
+def named_heads(repo: RemoteRepo, trunk: HeaderFacts, text: str, facts_of: FactsOf, open_repo: OpenRepo) -> FoundHeads:
+    """Those that a user names: a file of `repo`, or OWNER/NAME:FILE. Raises ConfigError for none that fit."""
+    place, choice = repo, text
+    if ":" in text:
+        reference = Reference.parse(text)
+        assert reference.choice is not None
+        choice = reference.choice
+        place = repo if reference.repo.lower() == repo.name.lower() else open_repo(reference.repo)
+    found = choose(place.name, group(place.files), choice)
+    meant = [model for model in found if model.has_heads_name] or list(found)
+    if len(meant) > 1:
+        raise ambiguous(place.name, choice, meant)
+    check_complete(meant[0])
+    facts = facts_of(meant[0])
+    fault = facts.fault_as_heads_of(trunk)
+    if fault is not None:
+        raise ConfigError(f"{place.name}: {meant[0].path} does not fit: {fault}; give another file with --heads-file")
+    return _found(place.name, Kind(meant[0], facts))
 
 
 def companion_repo(repo: RemoteRepo, open_repo: OpenRepo, looked: list[str]) -> RemoteRepo | None:
@@ -74,6 +94,36 @@ def companion_repo(repo: RemoteRepo, open_repo: OpenRepo, looked: list[str]) -> 
         f"the card of {repo.name} names no base model" if not repo.bases else f"no heads are known for {repo.bases[0]}"
     )
     return None
+
+
+def _best(models: Sequence[ModelFiles], trunk: HeaderFacts, facts_of: FactsOf, looked: list[str]) -> Kind | None:
+    """The first of one kind that fits, and has more heads than the trunk itself."""
+    for model in models:
+        try:
+            facts = facts_of(model)
+        except StepaheadError as error:
+            looked.append(f"{model.path}: {error}")
+            continue
+        if not facts.is_heads_only:
+            continue
+        fault = facts.fault_as_heads_of(trunk)
+        if fault is not None:
+            looked.append(f"{model.path} does not fit: {fault}")
+        elif facts.num_heads > trunk.num_heads:
+            return Kind(model, facts)
+    return None
+
+
+def _found(place: str, kind: Kind) -> FoundHeads:
+    return FoundHeads((kind.model,), f"{kind.facts.num_heads} MTP heads from {place}:{kind.model.path}")
+
+
+def _ambiguous(place: str, trunk: ModelFiles, kinds: Sequence[Kind]) -> ConfigError:
+    names = ", ".join(f"{place}:{kind.model.path}" for kind in kinds[:MAX_NAMED])
+    return ConfigError(
+        f"{place}: heads of {len(kinds)} models fit {trunk.path}, and nothing says which are its own: give one with "
+        f"--heads-file: {names}"
+    )
 
 
 def _places(repo: RemoteRepo, open_repo: OpenRepo, looked: list[str]) -> Iterator[tuple[str, Sequence[ModelFiles]]]:

@@ -91,6 +91,11 @@ def quantisation(path: str) -> str | None:
     return None
 
 
+def without_quantisation(path: str) -> str:
+    """A path without what its parts say of the type of its weights."""
+    return _QUANTISATION.sub(lambda match: "" if _begins_word(match.string, match.start()) else match[0], path)
+
+
 def _begins_word(text: str, start: int) -> bool:
     return start == 0 or not text[start - 1].isalnum()
 

@@ -12,7 +12,7 @@ from stepahead.hub import registry
 from stepahead.hub.download import CONNECTIONS, OnProgress, download
 from stepahead.hub.faults import demand_library
 from stepahead.hub.header_facts import HeaderFacts, facts_of_file
-from stepahead.hub.heads import FoundHeads, find_heads
+from stepahead.hub.heads import FoundHeads, find_heads, named_heads
 from stepahead.hub.hub_cache import blob_path, cache_job, link_blob, note_branch, pointer_path
 from stepahead.hub.model_files import ModelFiles, ambiguous, check_complete, choose, group
 from stepahead.hub.reference import Reference
@@ -29,13 +29,15 @@ OnNote = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a pull will fetch. heads.heads: further files; () where there are none to fetch."""
+    """What a pull will fetch. heads.heads: further files; () where there are none to fetch. note: what else is to be
+    said of them, "" for nothing."""
 
     name: str
     repo: RemoteRepo
     model: ModelFiles
     facts: HeaderFacts
     heads: FoundHeads
+    note: str = ""
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
@@ -46,8 +48,17 @@ class Plan:
         return sum(file.nbytes for file in self.files)
 
 
-def plan(reference: Reference, revision: str | None = None, name: str | None = None, heads: bool = True) -> Plan:
-    """Ask the hub what a reference means. Raises ConfigError for none or several, and for a file of heads alone."""
+def plan(
+    reference: Reference,
+    revision: str | None = None,
+    name: str | None = None,
+    heads: bool = True,
+    heads_file: str | None = None,
+) -> Plan:
+    """Ask the hub what a reference means. Raises ConfigError for none or several, and for a file of heads alone.
+
+    revision: of this repository, whatever is read of it; heads_file: those that the user names, None: to be found.
+    """
     demand_library()
     assert reference.choice is not None
     repo = open_repo(reference.repo, revision)
@@ -61,8 +72,15 @@ def plan(reference: Reference, revision: str | None = None, name: str | None = N
         raise UnsupportedModelError(
             f"{repo.name}: {model.path} is of architecture {facts.arch!r}; this version runs {', '.join(FAMILIES)}"
         )
-    found = find_heads(repo, facts, remote_facts, open_repo) if heads else FoundHeads((), _own(facts))
-    return Plan(checked_name(name or default_name(repo, model)), repo, model, facts, found)
+    if heads_file is not None:
+        found = named_heads(repo, facts, heads_file, remote_facts, open_repo)
+    elif heads:
+        found = find_heads(repo, model, facts, remote_facts, open_repo)
+    else:
+        found = FoundHeads((), _own(facts))
+    return Plan(
+        checked_name(name or default_name(repo, model)), repo, model, facts, found, _note(repo, revision, found)
+    )
 
 
 def fetch(wanted: Plan, connections: int = CONNECTIONS, on_progress: OnProgress | None = None) -> PulledModel:
@@ -82,6 +100,7 @@ def fetch(wanted: Plan, connections: int = CONNECTIONS, on_progress: OnProgress 
         heads=heads,
         verdict=wanted.heads.verdict,
         pulled_at=registry.now(),
+        branch=wanted.repo.branch,
     )
     registry.save(model)
     return model
@@ -96,10 +115,12 @@ def check_pair(files: Iterable[PulledFile], heads: Iterable[PulledFile]) -> None
             raise ModelFormatError(f"{first.path}: these heads do not fit: {fault}")
 
 
-def pulled_offline(reference: Reference) -> PulledModel | None:
+def pulled_offline(reference: Reference, revision: str | None = None) -> PulledModel | None:
     """What an earlier pull of this left, if all of it is here."""
     found = registry.find(f"{reference.repo}:{reference.choice}")
-    return found if found is not None and found.is_here else None
+    if found is None or not found.is_here or revision not in (None, found.branch, found.revision):
+        return None
+    return found
 
 
 def default_name(repo: RemoteRepo, model: ModelFiles) -> str:
@@ -132,6 +153,14 @@ def _facts_or_none(model: ModelFiles) -> HeaderFacts | None:
         return remote_facts(model)
     except StepaheadError:
         return None
+
+
+def _note(repo: RemoteRepo, revision: str | None, found: FoundHeads) -> str:
+    """A revision is one of a single repository's."""
+    others = [file.repo for one in found.heads for file in one.files if file.repo != repo.name]
+    if revision is None or not others:
+        return ""
+    return f"--revision {revision} is of {repo.name}; the heads are of {others[0]} as it is now"
 
 
 def _own(facts: HeaderFacts) -> str:

@@ -21,8 +21,13 @@ class Reference:
         """Raises ConfigError for what cannot name a repository."""
         short = next((text.removeprefix(prefix) for prefix in _PREFIXES if text.startswith(prefix)), text)
         repo, colon, choice = short.partition(":")
-        if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        if not is_repo_name(repo):
             raise ConfigError(f"{text!r} names no repository: give OWNER/NAME, OWNER/NAME:Q4_K_M or OWNER/NAME:FILE")
         if colon and not choice:
             raise ConfigError(f"{text!r} ends with a colon: give a quantisation or a file after it, or leave it out")
         return cls(repo, choice or None)
+
+
+def is_repo_name(text: str) -> bool:
+    """Whether a hub could have a repository of this name; it becomes a part of addresses and of folders' names."""
+    return _REPO.fullmatch(text) is not None and ".." not in text and "--" not in text

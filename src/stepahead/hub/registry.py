@@ -7,6 +7,7 @@ the hub's folders.
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -66,6 +67,15 @@ class PulledModel:
     heads: tuple[PulledFile, ...]
     verdict: str
     pulled_at: float
+    branch: str | None = None  # or tag, that was asked for; None: a commit, or an entry that does not say
+
+    @property
+    def pull_command(self) -> str:
+        """What fetches the same again."""
+        is_plain = self.name.startswith(f"{self.repo}:") and "/" not in self.name[len(self.repo) + 1 :]
+        wanted = self.name if is_plain else f"{self.repo}:{self.files[0].path} --name {shlex.quote(self.name)}"
+        at = self.branch or self.revision
+        return f"stepahead pull {wanted}" + ("" if at == "main" else f" --revision {at}")
 
     @property
     def path(self) -> Path:
@@ -106,7 +116,7 @@ def locate(model: str | Path, mtp: str | Path) -> tuple[Path, Path | None]:
     gone = next((file for file in wanted if not file.is_here), None)
     if gone is not None and not is_path:
         raise ConfigError(
-            f"{pulled.name}: {gone.local} is gone or has changed its size: run `stepahead pull {pulled.name}` again"
+            f"{pulled.name}: {gone.local} is gone or has changed its size: run `{pulled.pull_command}` again"
         )
     with suppress(OSError):  # when it was last used
         os.utime(_entry_path(pulled.name))
@@ -203,7 +213,8 @@ def from_json(data: Any) -> PulledModel:
     if not files:
         raise ValueError("no files")
     text = {key: _text(data[key]) for key in ("name", "repo", "revision", "label", "verdict")}
-    return PulledModel(**text, files=files, heads=heads, pulled_at=float(data["pulled_at"]))
+    branch = None if data.get("branch") is None else _text(data["branch"])
+    return PulledModel(**text, files=files, heads=heads, pulled_at=float(data["pulled_at"]), branch=branch)
 
 
 def now() -> float:
@@ -214,12 +225,18 @@ def _file(data: Any) -> PulledFile:
     text = {key: _text(data[key]) for key in ("repo", "revision", "path", "digest", "local")}
     if not is_safe_path(text["path"]):
         raise ValueError(f"a path that leads elsewhere: {text['path']!r}")
-    return PulledFile(**text, nbytes=int(data["nbytes"]), mtime_ns=int(data["mtime_ns"]))
+    return PulledFile(**text, nbytes=_number(data["nbytes"]), mtime_ns=_number(data["mtime_ns"]))
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no integer")
     return value
 
 

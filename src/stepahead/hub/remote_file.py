@@ -1,15 +1,20 @@
 """A file on a hub, as its listing describes it. What a server says is checked here, before a path is made of it."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from stepahead.errors import DownloadError
 
 MAX_NAME_BYTES = 240  # of one part of a path; we add endings of our own
+MAX_PATH_BYTES = 1000
+MAX_FILE_BYTES = 1 << 43  # eight times the largest models there are
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
-_BAD_NAME = re.compile(r"[\x00-\x1f\x7f\\:*?\"<>|]")
+_BAD_NAME = re.compile(r"[\\:*?\"<>|]")
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what a terminal obeys instead of showing, and of halves of characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,12 @@ def checked_file(repo: str, revision: str, path: Any, nbytes: Any, digest: Any) 
     """Raises DownloadError for a listing that no honest hub sends."""
     where = f"{repo}: the hub's listing"
     if not isinstance(path, str) or not is_safe_path(path):
-        raise DownloadError(f"{where} has a file whose name leads elsewhere: {str(path)[:200]!r}; nothing was written")
-    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or nbytes < 0:
-        raise DownloadError(f"{where} gives no size for {path}: {nbytes!r}")
+        raise DownloadError(
+            f"{where} has a file whose name leads elsewhere or cannot be shown: {str(path)[:200]!a}; nothing was "
+            "written"
+        )
+    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or not 0 <= nbytes <= MAX_FILE_BYTES:
+        raise DownloadError(f"{where} gives no size for {path} that a file can have: {str(nbytes)[:80]}")
     if not isinstance(digest, str) or not (_SHA256.fullmatch(digest) or _SHA1.fullmatch(digest)):
         raise DownloadError(f"{where} gives no checksum for {path}: {str(digest)[:80]!r}")
     return RemoteFile(repo, checked_revision(repo, revision), path, nbytes, digest)
@@ -52,8 +60,10 @@ def checked_revision(repo: str, revision: Any) -> str:
 
 def is_safe_path(path: str) -> bool:
     """Whether a relative path stays below the folder that it is joined to, on any system."""
+    if _BAD_NAME.search(path) or any(unicodedata.category(char) in _UNSEEN for char in path):
+        return False
     parts = path.split("/")
-    return not _BAD_NAME.search(path) and all(
+    return len(path.encode()) <= MAX_PATH_BYTES and all(
         part not in ("", ".", "..") and not part.endswith((" ", ".")) and len(part.encode()) <= MAX_NAME_BYTES
         for part in parts
     )
