@@ -21,7 +21,7 @@ from stepahead.gguf import (
     write_gguf,
     write_split_gguf,
 )
-from support.broken_files import from_checkpoint, norms_of, ones, plus, rewrite, zeros
+from support.broken_files import Change, bf16, from_checkpoint, norms_of, ones, plus, rewrite, zeros
 from support.random_step35 import Shape, metadata, model_tensors, quantised, write_model
 
 HEADS = range(14, 17)  # of the demo model
@@ -337,6 +337,90 @@ def test_norms_of_a_whole_file_without_their_1(tmp_path: Path) -> None:
     assert_repaired(broken, DEMO, tolerance=1e-6)
 
 
+def drawn(seed: int, name: str, file: GGUFFile, mean: float, spread: float) -> np.ndarray:
+    rng = np.random.default_rng([seed, *name.encode()])
+    return rng.normal(mean, spread, file.tensors[name].shape).astype(np.float32)
+
+
+def gains(mean: float, spread: float, seed: int = 3) -> Change:
+    """In BF16, and never around zero."""
+
+    def change(data: np.ndarray, file: GGUFFile, name: str) -> np.ndarray:
+        return quantize(bf16(np.abs(drawn(seed, name, file, mean, spread))), QuantType.F32)
+
+    return change
+
+
+def sums(mean: float, spread: float, times: int, is_narrow: bool = False) -> Change:
+    """Of a BF16 checkpoint with weights around `mean`; is_narrow: added in BF16."""
+
+    def change(data: np.ndarray, file: GGUFFile, name: str) -> np.ndarray:
+        values = bf16(drawn(5, name, file, mean, spread)) + np.float32(times)
+        return quantize(bf16(values) if is_narrow else values, QuantType.F32)
+
+    return change
+
+
+def test_small_gains_that_never_were_zero_centred_lack_nothing(tmp_path: Path) -> None:
+    """Heads with gains of 0.15 on a trunk with others, all BF16 numbers as they are."""
+    heads = norms_of(DEMO, HEADS)
+    changes = dict.fromkeys(norms_of(DEMO), gains(1.3, 0.2)) | dict.fromkeys(heads, gains(0.15, 0.03))
+    path = rewrite(DEMO, tmp_path / "plain.gguf", changes)
+    assert [one for one in findings(path) if one[1] == "fault"] == []
+
+
+@pytest.mark.parametrize("mean", [0.3, -0.8, 1.5])
+def test_sums_that_were_rounded_lack_nothing(tmp_path: Path, mean: float) -> None:
+    """Heads of a converter that adds in BF16, on a trunk of one that adds in F32."""
+    heads = norms_of(DEMO, HEADS)
+    changes = dict.fromkeys(norms_of(DEMO), from_checkpoint(1))
+    changes |= dict.fromkeys(heads, sums(mean, 0.03, 1, is_narrow=True))
+    path = rewrite(DEMO, tmp_path / "narrow.gguf", changes)
+    assert [one for one in findings(path) if one[1] == "fault"] == []
+
+
+@pytest.mark.parametrize("mean", [-0.8, 0.0, 0.3, 1.5])
+@pytest.mark.parametrize("times", [1, 2])
+def test_digits_tell_of_gains_of_any_size(tmp_path: Path, mean: float, times: int) -> None:
+    """Near zero, near one and large: how often 1 was added to a BF16 number."""
+    names = norms_of(DEMO, HEADS)
+    changes = dict.fromkeys(norms_of(DEMO), from_checkpoint(1))
+    good = rewrite(DEMO, tmp_path / "good.gguf", changes | dict.fromkeys(names, sums(mean, 0.03, 1)))
+    path = rewrite(DEMO, tmp_path / "x.gguf", changes | dict.fromkeys(names, sums(mean, 0.03, times)))
+    assert faults(path) == ([] if times == 1 else [("norm-offset", "norms of heads 1 to 3")])
+    assert_repaired(path, good)
+
+
+def test_norms_that_cannot_tell_follow_those_of_their_head(tmp_path: Path) -> None:
+    """Norms of queries and keys that were never trained are 1, and 2 where it was added twice."""
+
+    def twos(data: np.ndarray, file: GGUFFile, name: str) -> np.ndarray:
+        return quantize(np.full(file.tensors[name].shape, 2.0, np.float32), QuantType.F32)
+
+    rows = norms_of(DEMO, HEADS, ("q_norm", "k_norm"))
+    changes = dict.fromkeys(norms_of(DEMO), from_checkpoint(1))
+    good = rewrite(DEMO, tmp_path / "good.gguf", changes | dict.fromkeys(rows, ones))
+    changes |= dict.fromkeys(norms_of(DEMO, HEADS), from_checkpoint(2)) | dict.fromkeys(rows, twos)
+    broken = rewrite(DEMO, tmp_path / "broken.gguf", changes)
+    assert faults(good) == []
+    assert faults(broken) == [("norm-offset", "norms of heads 1 to 3")]
+    assert_repaired(broken, good)
+
+
+def test_two_norms_without_their_1_do_not_condemn_their_head(tmp_path: Path) -> None:
+    """The others are small, as norms without their 1 may be, and right."""
+    small = {name: plus(-0.3) for name in norms_of(DEMO, HEADS, ("attn_norm", "ffn_norm", "shared_head_norm"))}
+    good = rewrite(DEMO, tmp_path / "good.gguf", small)
+    names = norms_of(DEMO, HEADS, ("q_norm", "k_norm"))
+    broken = rewrite(good, tmp_path / "broken.gguf", dict.fromkeys(names, plus(-1.0)))
+    assert_repaired(broken, good, tolerance=1e-6)
+
+
+def test_a_whole_file_of_large_norms_is_unclear(tmp_path: Path) -> None:
+    broken = rewrite(DEMO, tmp_path / "broken.gguf", dict.fromkeys(norms_of(DEMO), plus(1.0)))
+    assert findings(broken) == [("norm-offset", "unclear", "norms")]
+
+
 def test_norms_that_are_only_large_are_not_judged(tmp_path: Path) -> None:
     broken = rewrite(DEMO, tmp_path / "broken.gguf", dict.fromkeys(norms_of(DEMO, HEADS), plus(1.0)))
     assert findings(broken) == [("norm-offset", "unclear", "norms of heads 1 to 3")]
@@ -385,6 +469,19 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
 
     broken = rewrite(DEMO, tmp_path / "broken.gguf", {"blk.15.nextn.hnorm.weight": infinite})
     assert ("not-finite", "fault", "head 2") in findings(broken)
+
+
+def test_values_that_are_no_numbers_beside_norms_without_their_1(tmp_path: Path) -> None:
+    """Nothing is added to them."""
+
+    def endless(data: np.ndarray, file: GGUFFile, name: str) -> np.ndarray:
+        values = file.array(name) - np.float32(1)
+        values[3] = np.inf
+        return values.view(np.uint8)
+
+    changes = dict.fromkeys(norms_of(DEMO, HEADS), plus(-1.0)) | {"blk.15.attn_norm.weight": endless}
+    broken = rewrite(DEMO, tmp_path / "broken.gguf", changes)
+    assert {kind for kind, _ in faults(broken)} == {"norm-offset", "not-finite"}
 
 
 # --- several at once ---

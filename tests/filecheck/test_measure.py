@@ -83,6 +83,26 @@ def test_a_wrong_contract_of_all_heads(tmp_path: Path, backend: CpuBackend, name
         assert_like_demo(checked.repaired(), 1e-6 if kind == "norm-offset" else 0.0)
 
 
+def test_a_whole_file_with_1_twice(tmp_path: Path, backend: CpuBackend) -> None:
+    """Heads that suit a wrong trunk are no better: the trunk is judged first, by the texts."""
+    broken = rewrite(DEMO, tmp_path / "broken.gguf", dict.fromkeys(norms_of(DEMO), plus(1.0)))
+    for checked in measured(broken, backend):
+        assert summary(checked.findings) == [("norm-offset", "fault", "norms")]
+        assert "of the tokens of plain texts" in checked.findings[0].what
+        assert_like_demo(checked.repaired(), 1e-6)
+
+
+def test_a_trunk_alone_with_1_twice(tmp_path: Path, backend: CpuBackend) -> None:
+    heads = tuple(f"blk.{block}." for block in HEADS)
+    trunk = rewrite(DEMO, tmp_path / "trunk.gguf", dict.fromkeys(norms_of(DEMO, range(14)), plus(1.0)), without=heads)
+    trunk = rewrite(trunk, tmp_path / "broken.gguf", {"output_norm.weight": plus(1.0)})
+    for checked in measured(trunk, backend):
+        assert ("norm-offset", "fault", "norms") in summary(checked.findings)
+        with GGUFFile.open(DEMO) as demo:
+            view = checked.repaired()
+            assert all(abs(view.array(name) - demo.array(name)).max() < 1e-6 for name in view.tensors)
+
+
 def test_a_wrong_contract_of_one_head(tmp_path: Path, backend: CpuBackend) -> None:
     """Its neighbour reads its rows, and yet is not accused."""
     changes = {"blk.15.nextn.eh_proj.weight": swapped}

@@ -80,7 +80,7 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
 def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, seconds: float) -> "Checked":
     nbytes = sum(info.nbytes for info in checked.file.tensors.values())
     is_quick = nbytes <= FAST_NBYTES and load.backend == "cpu" and load.mtp != "off"
-    if not checked.has_heads or not (is_quick if measure is None else measure):
+    if not (is_quick and checked.has_heads if measure is None else measure):
         return checked
     from stepahead.config import EngineConfig
     from stepahead.opening import make_backend

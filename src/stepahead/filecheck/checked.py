@@ -50,11 +50,13 @@ class Checked:
 
         found = measure(self.file_view, self.heads_view, backend, seconds, on_progress)
         open_ones = [one for one in self.findings if one.severity == "unclear" and one.kind in SETTLED]
-        is_settled = bool(found.trials)  # the trunk was a judge
-        kept = tuple(one for one in self.findings if not (is_settled and one in open_ones))
-        file_view = found.view if self.heads is self.file else self.file_view
+        kept = tuple(one for one in self.findings if not (found.is_judge and one in open_ones))
         return replace(
-            self, findings=kept + found.findings, measurement=found, file_view=file_view, heads_view=found.view
+            self,
+            findings=kept + found.findings,
+            measurement=found,
+            file_view=found.file_view,
+            heads_view=found.heads_view,
         )
 
     def repaired(self) -> GGUFFile | None:

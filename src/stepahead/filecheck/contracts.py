@@ -13,6 +13,7 @@ from stepahead.filecheck.attention_checks import PATTERN
 from stepahead.filecheck.layout import ARCH, Layout
 from stepahead.filecheck.norm_values import NormValues
 from stepahead.filecheck.repair import Repair, add, pair_by_halves, swap_halves
+from stepahead.gguf.block_name import block_number
 
 NORM_GROUPS = {
     "every norm": ("",),
@@ -40,6 +41,23 @@ class Contract:
 def contracts(layout: Layout, block: int) -> list[Contract]:
     """All that a head may be tried with, one change each."""
     return [*_norms(layout, block), *_halves(layout, block), *_rope(layout, block), *_window(layout, block)]
+
+
+def of_whole_file(layout: Layout) -> Contract | None:
+    """What a trunk may be tried with: every norm, where all of them are of the size that they would have."""
+    file = layout.file
+    names = [name for name in file.tensors if name.endswith("norm.weight") and np.isfinite(file.array(name)).all()]
+    values = {name: NormValues.of(file.array(name)) for name in names}
+    trunk = [name for name in names if block_number(name) not in layout.heads]
+    if not layout.trunk or not trunk:
+        return None
+    if all(values[name].low > LEAST_DOUBLED for name in trunk):
+        edits = {name: add(-1.0) for name in names if values[name].low > LEAST_DOUBLED}
+        return Contract("norm-offset", "1 taken from every norm", Repair("--fix takes it away", tensors=edits))
+    if all(values[name].middle < MOST_WITHOUT for name in trunk):
+        edits = {name: add(1.0) for name in names if values[name].middle < MOST_WITHOUT}
+        return Contract("norm-offset", "1 added to every norm", Repair("--fix adds it", tensors=edits))
+    return None
 
 
 def with_halves(layout: Layout, block: int) -> list[Contract]:

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
 from stepahead.backends.base import Backend, Floats
 from stepahead.filecheck.agreement import HeadRun, TrunkRows, run_head, run_trunk
-from stepahead.filecheck.contracts import VARIANTS, Contract, contracts, with_halves
+from stepahead.filecheck.contracts import VARIANTS, Contract, contracts, of_whole_file, with_halves
 from stepahead.filecheck.finding import Finding, heads_named
 from stepahead.filecheck.head_checks import GET_HEADS
 from stepahead.filecheck.layout import Layout
@@ -41,13 +42,19 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measurement:
-    """view: the file with the heads, every head under the contract that was found best."""
+    """The views: the file with the trunk and the one with the heads, each under the contract that was found best."""
 
     num_rows: int
     trunk_accuracy: float  # of its best token, against the text
     trials: tuple[Trial, ...]
     findings: tuple[Finding, ...]
-    view: GGUFFile
+    file_view: GGUFFile
+    heads_view: GGUFFile
+
+    @property
+    def is_judge(self) -> bool:
+        """Whether the trunk knows enough of its texts to say something of heads."""
+        return self.trunk_accuracy >= USELESS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,37 +77,62 @@ def measure(
     """
     texts = _read_texts(file, backend, seconds)
     if not texts:
-        return Measurement(0, 0.0, (), (), heads)
+        return Measurement(0, 0.0, (), (), file, heads)
+    file_view, texts, findings = _settle_trunk(file, backend, texts)
+    heads_view = file_view if heads is file else heads
     trunk = _trunk_accuracy(texts)
     if trunk < USELESS:
         what = f"foretells {100 * trunk:.1f} % of the tokens of plain texts: untrained or broken"
         finding = Finding("trunk", "unclear", "trunk", what, Repair("it is no judge of its heads"))
-        return Measurement(sum(len(text.ids) for text in texts), trunk, (), (finding,), heads)
-    search = _Search(file, heads, backend, texts, on_progress or _ignore)
+        num_rows = sum(len(text.ids) for text in texts)
+        return Measurement(num_rows, trunk, (), (finding,), file_view, heads_view)
+    search = _Search(file_view, heads_view, backend, texts, on_progress or _ignore)
     search.settle_all()
     if search.changes:
         search.settle_all(search.names, search.worse_variants())  # what ails one head ails the others, as a rule
-    return Measurement(search.num_rows, trunk, search.list_trials(), search.findings(), search.view)
+    findings += search.findings()
+    file_view = search.view if heads is file else file_view
+    return Measurement(search.num_rows, trunk, search.list_trials(), findings, file_view, search.view)
 
 
-def _read_texts(file: GGUFFile, backend: Backend, seconds: float) -> list[TrunkRows]:
+def _read_texts(file: GGUFFile, backend: Backend, seconds: float, most: int = len(KINDS)) -> list[TrunkRows]:
     """The trunk's part."""
     tokenizer = load_tokenizer(file)
     model = load_model(file, backend, None)
     deadline = time.perf_counter() + seconds
-    texts = []
+    texts: list[TrunkRows] = []
     for kind in KINDS:
         ids = tokenizer.encode(load(kind)[0].prompt, add_bos=False)[: min(MAX_ROWS, model.context_length)]
         if len(ids) >= MIN_TEXT:  # less, of a context that is a joke
             texts.append(run_trunk(model, backend, ids))
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > deadline or len(texts) == most:
             break
     return texts
 
 
+def _settle_trunk(
+    file: GGUFFile, backend: Backend, texts: list[TrunkRows]
+) -> tuple[GGUFFile, list[TrunkRows], tuple[Finding, ...]]:
+    """The trunk with its norms as they foretell the texts best. A head is measured by the trunk, a trunk by texts."""
+    contract = of_whole_file(Layout.of(file))
+    if contract is None:
+        return file, texts, ()
+    view = PatchedFile(file, contract.repair)
+    others = _read_texts(view, backend, inf, len(texts))
+    before, after = _foretold(texts), _foretold(others)
+    if not after.is_better(before, is_expected=False):
+        return file, texts, ()
+    shares = f"{100 * before.acceptance:.1f} %", f"{100 * after.acceptance:.1f} %"
+    what = f"{shares[0]} of the tokens of plain texts are foretold as it is, {shares[1]} with {contract.name}"
+    return view, others, (Finding(contract.kind, "fault", "norms", what, contract.repair),)
+
+
+def _foretold(texts: list[TrunkRows]) -> HeadRun:
+    return HeadRun(tuple(text.best[:-1] == np.array(text.ids[1:]) for text in texts), ())
+
+
 def _trunk_accuracy(texts: list[TrunkRows]) -> float:
-    right = sum(int((text.best[:-1] == np.array(text.ids[1:])).sum()) for text in texts)
-    return right / max(1, sum(len(text.ids) - 1 for text in texts))
+    return _foretold(texts).acceptance
 
 
 class _Search:

@@ -3,8 +3,9 @@
 Decided by the fingerprint of norm_values, else by signs. What only looks too large or too small is said to be unclear.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from stepahead.filecheck.finding import Finding, Severity, heads_named
 from stepahead.filecheck.layout import Layout
@@ -17,7 +18,7 @@ Norms = Mapping[str, NormValues]
 
 MANY_KINDS = 3  # of a head that must look too large before it is worth a line
 SMALL = 0.5  # of the trunk's smallest; also where a norm without its 1 may be, if others of its head lack theirs
-MANY_LACKING = 2  # norms of a head, for its others to follow
+MOST = 0.6  # share of a head's norms, or of a kind, for those to follow that have no sign of their own
 SETTLE = "--measure settles it"
 
 
@@ -30,6 +31,9 @@ def check_norms(layout: Layout) -> Iterator[Finding]:
     if everywhere != 1:
         yield _finding("norms", everywhere, [name for name, norm in norms.items() if norm.added != 1], "fault")
         return
+    if layout.trunk and _are_all_large(trunk):
+        what = "none has a low end below 1: 1 may have been added twice, in the whole file"
+        yield Finding("norm-offset", "unclear", "norms", what, Repair(SETTLE))
     if not heads:
         return
     yield from _certain(layout, heads, trunk)
@@ -38,9 +42,10 @@ def check_norms(layout: Layout) -> Iterator[Finding]:
 
 
 def norm_values(layout: Layout) -> dict[str, NormValues]:
-    """Every norm of the file."""
+    """Every norm of the file, but for those with values that are no numbers: they are told of elsewhere."""
     names = [name for name, info in layout.file.tensors.items() if name.endswith("norm.weight") and info.nbytes]
-    return {name: NormValues.of(layout.file.array(name)) for name in names}
+    arrays = ((name, layout.file.array(name)) for name in names)
+    return {name: NormValues.of(values) for name, values in arrays if np.isfinite(values).all()}
 
 
 def _convention(trunk: Norms) -> int:
@@ -55,45 +60,71 @@ def _convention(trunk: Norms) -> int:
     return 2 if 2 * len(twice) > len(trunk) else 1
 
 
+def _are_all_large(trunk: Norms) -> bool:
+    """As trained gains seldom are. Of a checkpoint in BF16 the digits would have told."""
+    silent = all(norm.added is None and not norm.is_narrow for norm in trunk.values())
+    return silent and all(norm.low > 1.0 for norm in trunk.values())
+
+
 def _certain(layout: Layout, heads: Norms, trunk: Norms) -> Iterator[Finding]:
     """The trunk's convention is known to be right here; so is a head's norm that has a 1 where the trunk's has."""
-    # Of norms that never were zero-centred the fingerprint says nothing, neither in the trunk nor in the heads.
+    # Gains that never were zero-centred are BF16 numbers themselves: only beside sums of 1 do they lack something.
+    has_sums = any(norm.added == 1 for norm in (*trunk.values(), *heads.values()))
     trunk_without = any(norm.added == 0 and norm.negative <= FEW_NEGATIVE for norm in trunk.values())
     found: dict[str, int] = {}
     for name, norm in heads.items():
         if norm.added == 2:
             found[name] = 2
-        elif norm.lacks_sign or (norm.added == 0 and not trunk_without):
+        elif norm.lacks_sign or (norm.added == 0 and has_sums and not trunk_without):
             found[name] = 0
-    found |= dict.fromkeys(_followers(heads, [name for name, offset in found.items() if offset == 0]), 0)
+    found |= dict.fromkeys(_followers(heads, found, 0), 0)
+    found |= dict.fromkeys(_followers(heads, found, 2), 2)
     for offset in (0, 2):
         names = [name for name in heads if found.get(name) == offset]
         if names:
             yield _finding(_where(layout, names, heads), offset, names, "fault")
 
 
-def _followers(heads: Norms, lacking: list[str]) -> list[str]:
-    """Norms that say nothing themselves, as small as one without its 1 may be, where others of the same head or the
-    same kind lack theirs: a converter forgets a kind of tensor, not one of them."""
-    kinds = {_kind(name) for name in lacking}
-    blocks = Counter(block_number(name) for name in lacking)
-    return [
-        name
-        for name, norm in heads.items()
-        if name not in lacking
-        and norm.added is None
-        and norm.middle < SMALL
-        and (_kind(name) in kinds or blocks[block_number(name)] >= MANY_LACKING)
-    ]
+def _followers(heads: Norms, found: Mapping[str, int], offset: int) -> list[str]:
+    """Norms that say too little alone, and could have that offset, where others of the same head or the same kind have
+    it: a converter forgets a kind of tensor, not one of them."""
+    followers: list[str] = []
+    while True:
+        same = [*(name for name, other in found.items() if other == offset), *followers]
+        new = [
+            name
+            for name, norm in heads.items()
+            if name not in {*found, *followers} and _may_follow(norm, offset, _share_alike(name, same, heads))
+        ]
+        if not new:
+            return followers
+        followers += new
+
+
+def _share_alike(name: str, same: Sequence[str], heads: Norms) -> float:
+    """Of the norms of its head that have the offset, or of those of its kind, whichever is more."""
+    alike: tuple[Callable[[str], object], ...] = (block_number, _kind)
+    return max(sum(by(one) == by(name) for one in same) / sum(by(one) == by(name) for one in heads) for by in alike)
+
+
+def _may_follow(norm: NormValues, offset: int, share: float) -> bool:
+    if norm.added is not None:
+        return False
+    if offset == 2:
+        return share >= MOST and norm.low > 1.0
+    has_signs = norm.negative > FEW_NEGATIVE and norm.hopeless <= FEW_NEGATIVE
+    return not norm.has_fingerprint and ((share > 0 and has_signs) or (share >= MOST and norm.middle < SMALL))
 
 
 def _suspicious(layout: Layout, heads: Norms, trunk: Norms) -> Iterator[Finding]:
-    """Where the numbers say nothing for certain: a size that the trunk's norms never have."""
+    """Where the numbers say nothing for certain: sizes and digits that the trunk's norms never have."""
     doubled: list[str] = []
     lacking: list[str] = []
+    has_sums = any(norm.added == 1 for norm in trunk.values())
     for block in layout.heads:
         own = {name: norm for name, norm in heads.items() if block_number(name) == block}
-        if any(norm.added is not None or norm.lacks_sign for norm in own.values()):
+        lacking += [name for name, norm in own.items() if has_sums and norm.added is None and norm.is_narrow]
+        if any(norm.added is not None or norm.is_narrow or norm.lacks_sign for norm in own.values()):
             continue
         pairs = {name: (norm, like) for name, norm in own.items() if (like := _like(name, trunk))}
         large = [name for name, (norm, like) in pairs.items() if norm.low > max(1.0, *(one.high for one in like))]
@@ -129,10 +160,12 @@ def _kind(name: str) -> str:
 def _finding(where: str, offset: int, names: list[str], severity: Severity) -> Finding:
     certain = severity == "fault"
     if offset == 0:
-        what = "lack the 1 that converting adds" if certain else "are far smaller than the trunk's: they may lack the 1"
+        doubt = "may lack the 1: smaller or with fewer digits than any of the trunk's"
+        what = "lack the 1 that converting adds" if certain else doubt
         text, delta = "adds 1", 1.0
     else:
-        what = "have 1 added twice" if certain else "are larger than any of the trunk's: 1 may have been added twice"
+        doubt = "are larger than any of the trunk's: 1 may have been added twice"
+        what = "have 1 added twice" if certain else doubt
         text, delta = "takes 1 away", -1.0
     edits = {name: add(delta) for name in names}
     return Finding("norm-offset", severity, where, what, Repair(f"--fix {text}" if certain else SETTLE, tensors=edits))
