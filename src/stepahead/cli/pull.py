@@ -163,7 +163,7 @@ def _list(reference: "Reference", revision: str | None, json_output: bool) -> No
 
     with waiting(f"reading the headers of {visible(reference.repo)}"):
         repo = open_repo(reference.repo, revision)
-        found = offers(repo, total_memory())
+        found = offers(repo, total_memory(), open_repo=open_repo)
     if not found:
         raise ConfigError(f"{repo.name}: has no GGUF files; its quantisations may be in {repo.name}-GGUF or by others")
     if json_output:
@@ -182,6 +182,8 @@ def _offer(offer: "Offer") -> dict[str, Any]:
         "num_heads": offer.num_heads,
         "is_heads_only": offer.is_heads_only,
         "fit": offer.fit,
+        "fit_by": offer.need.rule,
+        "needed_bytes": offer.need.nbytes,
         "is_best": offer.is_best,
         "fault": offer.fault,
     }
@@ -191,14 +193,16 @@ def _show(repo: "RemoteRepo", found: tuple["Offer", ...]) -> None:
     from rich.table import Table
 
     table = Table(title_justify="left")
-    for title in ("", "quantisation", "size", "files", "MTP heads", "fits in memory"):
-        table.add_column(title, justify="right" if title in ("size", "files") else "left")
+    for title in ("", "quantisation", "size", "files", "MTP heads", "needs", "fits in memory"):
+        table.add_column(title, justify="right" if title in ("size", "files", "needs") else "left")
     for offer in found:
         model = offer.model
         style = "bold" if offer.is_best else "dim" if offer.is_heads_only else None
         count = f"{len(model.files)}" + (f" of {len(model.files) + model.num_missing}" if model.num_missing else "")
-        mark, fit = ("→" if offer.is_best else ""), ("" if offer.is_heads_only else offer.fit)
-        table.add_row(mark, visible(model.label), size(model.nbytes), count, visible(_heads(offer)), fit, style=style)
+        mark = "→" if offer.is_best else ""
+        fits = ("", "") if offer.is_heads_only else (size(offer.need.nbytes), offer.fit)
+        cells = (visible(model.label), size(model.nbytes), count, visible(_heads(offer)), *fits)
+        table.add_row(mark, *cells, style=style)
     console = stdout()
     console.print(table)
     best = next((offer for offer in found if offer.is_best), None)

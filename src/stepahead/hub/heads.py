@@ -43,15 +43,20 @@ def find_heads(
     looked: list[str] = []
     origin = Origin(repo.name, repo.bases, model, trunk)
     for place, models in _places(repo, open_repo, looked):
-        kinds = [_best(kind, trunk, facts_of, looked) for kind in of_one_kind(_in_order(models))]
-        fitting = [kind for kind in kinds if kind is not None]
-        own = own_of(origin, fitting) if fitting else []
+        own = heads_among(models, origin, facts_of, looked)
         if len(own) > 1:
             raise _ambiguous(place, model, own)
         if own:
             return _found(place, own[0])
     own_heads = f"{trunk.num_heads} of {expected} MTP heads in the file" if trunk.num_heads else "no MTP heads"
     return FoundHeads((), f"{own_heads}; no others were found ({'; '.join(looked)})")
+
+
+def heads_among(models: Sequence[ModelFiles], origin: Origin, facts_of: FactsOf, looked: list[str]) -> list[Kind]:
+    """Heads for a trunk; those of several models where nothing says which are its own. looked: what was not taken."""
+    kinds = [_best(kind, origin.facts, facts_of, looked) for kind in of_one_kind(in_order(models))]
+    fitting = [kind for kind in kinds if kind is not None]
+    return own_of(origin, fitting) if fitting else []
 
 
 def named_heads(repo: RemoteRepo, trunk: HeaderFacts, text: str, facts_of: FactsOf, open_repo: OpenRepo) -> FoundHeads:
@@ -135,7 +140,7 @@ def _places(repo: RemoteRepo, open_repo: OpenRepo, looked: list[str]) -> Iterato
         looked.append(f"nor has {companion.name}")
 
 
-def _in_order(models: Sequence[ModelFiles]) -> list[ModelFiles]:
+def in_order(models: Sequence[ModelFiles]) -> list[ModelFiles]:
     """Those that are called as heads are, the best type first."""
     named = [model for model in models if model.has_heads_name and not model.num_missing]
     place = {label: index for index, label in enumerate(PREFERRED)}

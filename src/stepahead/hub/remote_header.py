@@ -1,8 +1,8 @@
 """Headers of models on a hub: their first bytes are read, no weights."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from stepahead.errors import DownloadError, StepaheadError
@@ -12,6 +12,7 @@ from stepahead.hub.header_facts import HeaderFacts, header_facts
 from stepahead.hub.model_files import ModelFiles
 from stepahead.hub.remote_file import RemoteFile
 from stepahead.hub.transfer import read_range
+from stepahead.hub.unread_model import UnreadModel
 
 FIRST_BYTES = 8 << 20  # a header with a vocabulary of 129,000 is about 5 MB
 LATER_BYTES = 256 << 10  # of a shard after the first, which has none
@@ -24,30 +25,42 @@ ReadRange = Callable[[RemoteFile, int, int], bytes]
 
 def remote_facts(model: ModelFiles, read: ReadRange = read_range) -> HeaderFacts:
     """Raises DownloadError for a hub that fails, ModelFormatError and UnsupportedModelError for the file's faults."""
-    first = _header(model.files[0], FIRST_BYTES, read)
-    path = Path(model.path)
-    facts = header_facts(path, first.metadata, first.tensors.items())
-    if len(model.files) == 1:
-        return facts
-    # Where heads may lie nobody says, so the later shards' headers are read, too.
-    later = [_header(file, LATER_BYTES, read) for file in model.files[1:]]
-    tensors = itertools.chain(first.tensors.items(), *(header.tensors.items() for header in later))
-    return header_facts(path, first.metadata, tensors)
+    return _facts(remote_model(model, read))
 
 
-def facts_of_all(
-    models: Sequence[ModelFiles], read: ReadRange = read_range
-) -> list[tuple[ModelFiles, HeaderFacts | None, str | None]]:
-    """(model, facts, None) or (model, None, fault) of each, several at once."""
+def remote_model(model: ModelFiles, read: ReadRange = read_range) -> UnreadModel:
+    """Raises as remote_facts. Where heads may lie nobody says, so the headers of all shards are read."""
+    first, *later = model.files
+    headers = [_header(first, FIRST_BYTES, read), *(_header(file, LATER_BYTES, read) for file in later)]
+    return UnreadModel(model.path, headers)
 
-    def one(model: ModelFiles) -> tuple[ModelFiles, HeaderFacts | None, str | None]:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadHeader:
+    """Of one model of a repository; unread and facts None: `fault` says why."""
+
+    model: ModelFiles
+    unread: UnreadModel | None
+    facts: HeaderFacts | None
+    fault: str | None
+
+
+def headers_of_all(models: Sequence[ModelFiles], read: ReadRange = read_range) -> list[ReadHeader]:
+    """Several at once."""
+
+    def one(model: ModelFiles) -> ReadHeader:
         try:
-            return model, remote_facts(model, read), None
+            unread = remote_model(model, read)
+            return ReadHeader(model, unread, _facts(unread), None)
         except StepaheadError as error:
-            return model, None, str(error)
+            return ReadHeader(model, None, None, str(error))
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="headers") as pool:
         return list(pool.map(one, models))
+
+
+def _facts(unread: UnreadModel) -> HeaderFacts:
+    return header_facts(unread.path, unread.metadata, unread.tensors.items())
 
 
 def _header(file: RemoteFile, first_bytes: int, read: ReadRange) -> Header:
