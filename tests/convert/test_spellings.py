@@ -69,6 +69,7 @@ CONFIGS = {
         **hub_config(SHAPE, nested=False),
         "text_config": {**hub_config(SHAPE, nested=False), "eos_token_id": None, "sliding_window": None},
     },
+    "RoPE everywhere": lambda: {**hub_config(SHAPE, nested=False), "use_rope_layers": [], "query_pre_attn_scalar": 32},
     "qk_norm denied": lambda: {**hub_config(SHAPE, nested=False), "use_qk_norm": False},
     "of transformers": lambda: as_transformers_has_it(hub_config(SHAPE, nested=False)),
 }

@@ -1,11 +1,12 @@
 """Checkpoints that are no model of this architecture, or not a whole one: one line says why, and nothing is written."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from convert.changes import changed, one_by_one, without
+from convert.changes import changed, one_by_one, renamed, without
 from convert.conftest import SHAPE
 from stepahead.convert import convert
 from stepahead.errors import ConfigError, ModelFormatError, UnsupportedModelError
@@ -40,6 +41,23 @@ WRONG_TENSORS = {
         lambda t: changed(t, "model.layers.1.moe.up_proj.weight_scale", "F32", (8,)),
         "up_proj.weight is BF16, but has scales",
     ),
+    "scales of a stack that is not there": (
+        lambda t: changed(one_by_one(t, "experts."), "model.layers.1.moe.up_proj.weight_scale_inv", "F32", (8, 1, 1)),
+        r"1 scales belong to no tensor: model\.layers\.1\.moe\.up_proj\.weight_scale_inv",
+    ),
+    "scales of an expert that is not there": (
+        lambda t: changed(t, "model.layers.1.moe.experts.9.up_proj.weight_scale", "F32", ()),
+        r"1 scales belong to no tensor: model\.layers\.1\.moe\.experts\.9\.",
+    ),
+    "a layer in other digits": (
+        lambda t: renamed(t, ("layers.1.mlp.", "layers.١.mlp."), ("layers.1.moe.", "layers.١.moe.")),
+        "tensors have no place in this",
+    ),
+    "a layer with noughts": (lambda t: renamed(t, ("layers.1.moe.", "layers.01.moe.")), "have no place in this"),
+    "a layer of many digits": (
+        lambda t: renamed(t, ("layers.1.moe.gate.", f"layers.{'9' * 5000}.moe.gate.")),
+        "1 tensors have no place in this",
+    ),
     "experts where the config has none": (
         lambda t: changed(t, "model.layers.0.moe.gate.weight", "BF16", (8, 128)),
         "layers with experts by config.json and by their tensors differ: 0",
@@ -72,6 +90,8 @@ WRONG_CONFIGS = {
     ),
     "clamps": ({"swiglu_limits": [0] * 3}, "swiglu_limits has 3 entries for 4 layers"),
     "clamp": ({"swiglu_limits": ["a"] * 4}, "swiglu_limits .* is not a list of numbers"),
+    "a layer without RoPE": ({"use_rope_layers": [1, 1, 0, 1]}, "use_rope_layers has layers without RoPE"),
+    "another scale of scores": ({"query_pre_attn_scalar": 16}, "query_pre_attn_scalar is 16; .* says 32"),
     "hidden": ({"hidden_size": -1}, "hidden_size is -1, expected 1 to"),
     "hidden text": ({"hidden_size": "128"}, "hidden_size is '128'"),
     "no window": ({"sliding_window": None}, "sliding_window is missing"),
@@ -124,5 +144,19 @@ def test_the_config_alone_is_no_checkpoint(tmp_path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ConfigError, match="pickled weights are not read"):
         convert(tmp_path, tmp_path / "out.gguf")
-    with pytest.raises(ConfigError, match="is not a folder"):
-        convert(tmp_path / "config.json", tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize(
+    ("given", "way_out"),
+    [
+        ("stepfun-ai/Step-3.5-Flash", "fetched with: hf download stepfun-ai/Step-3.5-Flash --local-dir Step-3.5-Flash"),
+        ("model.gguf", "stepahead quantize makes smaller ones of it"),
+        ("/nowhere", "the weights$"),
+        ("./nowhere", "the weights$"),
+        ("a/b/c", "the weights$"),
+    ],
+)
+def test_what_is_no_folder(tmp_path, monkeypatch, given: str, way_out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"^{Path(given)}: is not a folder.*{way_out}"):
+        convert(Path(given), tmp_path / "out.gguf")

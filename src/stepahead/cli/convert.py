@@ -26,7 +26,10 @@ def convert(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The .gguf file to write, or a folder in which it gets a name.")
     ],
-    type: Annotated[FileType, typer.Option("--type", help="Of the matrices; vectors and routers are F32.")] = "BF16",
+    type: Annotated[
+        FileType,
+        typer.Option("--type", help="Of the matrices; vectors and routers are F32. For others: stepahead quantize."),
+    ] = "BF16",
     heads_only: Annotated[
         bool, typer.Option("--heads-only", help="Only the MTP heads and what they share, as a companion file.")
     ] = False,

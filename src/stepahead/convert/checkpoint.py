@@ -32,7 +32,7 @@ class Checkpoint:
     def open(cls, folder: Path) -> Self:
         """Read the index; without one, the headers of all the files. ConfigError: there is no checkpoint here."""
         if not folder.is_dir():
-            raise ConfigError(f"{folder}: is not a folder; give the one that holds config.json and the weights")
+            raise ConfigError(f"{folder}: {_why_no_folder(folder)}")
         if (folder / INDEX_NAME).exists():
             return cls(folder, _read_index(folder / INDEX_NAME))
         names = (
@@ -98,6 +98,16 @@ class Checkpoint:
             self.close()
             raise
         self._places = places
+
+
+def _why_no_folder(path: Path) -> str:
+    """And the way out that fits what was given instead."""
+    if path.suffix == ".gguf":
+        return "is not a folder but a GGUF file; stepahead quantize makes smaller ones of it"
+    wanted = "give the one that holds config.json and the weights"
+    if path.exists() or path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", ".."):
+        return f"is not a folder; {wanted}"
+    return f"is not a folder; {wanted}; a repository is fetched with: hf download {path} --local-dir {path.name}"
 
 
 def _read_index(path: Path) -> dict[str, str]:

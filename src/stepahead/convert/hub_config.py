@@ -124,6 +124,9 @@ def _read(c: Section) -> HubConfig:
     kv_heads = c.positive("num_attention_groups", "num_key_value_heads")
     head_dim = c.positive("head_dim")
     other.demand("head_dim", head_dim)
+    c.demand("query_pre_attn_scalar", head_dim)
+    if not all(c.entries("use_rope_layers", default=[])):  # an empty list: all of them
+        raise UnsupportedModelError(f"{c.path}: use_rope_layers has layers without RoPE; this architecture has none")
     if c.get("hidden_act", default="silu") != "silu":
         raise UnsupportedModelError(f"{c.path}: hidden_act {clip(c.get('hidden_act'))}; this architecture has silu")
     theta_full, theta_sliding, scaling = _ropes(c, layer_types + head_types)

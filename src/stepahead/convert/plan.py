@@ -113,6 +113,7 @@ def make_plan(checkpoint: Checkpoint, config: HubConfig, wanted: QuantType, part
     if config.is_tied and "output.weight" not in found.values:
         found.values["output.weight"] = found.values["token_embd.weight"]
     _check_names(checkpoint, found, expected, _optional(config), blocks)
+    _check_scales(checkpoint, found)
     tensors, fallbacks = [], []
     for name, shape in expected.items():
         if name in found.values:
@@ -254,6 +255,13 @@ def _check_names(
         raise UnsupportedModelError(
             f"{checkpoint.folder}: {len(odd)} tensors have no place where they are: {some(odd)}"
         )
+
+
+def _check_scales(checkpoint: Checkpoint, found: _Found) -> None:
+    """Scales of nothing: of a stack that is there one by one, or of an expert that is not there."""
+    lost = [scale for (name, expert), (scale, _) in found.scales.items() if expert not in found.values.get(name, ())]
+    if lost:
+        raise ModelFormatError(f"{checkpoint.folder}: {len(lost)} scales belong to no tensor: {some(lost)}")
 
 
 def _sources(

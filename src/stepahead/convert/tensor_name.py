@@ -41,8 +41,8 @@ _KINDS: dict[str, Kind] = {"weight": "values", "weight_scale_inv": "block_scale"
 _UNUSED = ("input_scale", "activation_scale", "k_scale", "v_scale", "inv_freq")
 _NVFP4 = ("weight_scale_2", "weight_packed", "weight_global_scale")
 _STEP5 = ("sparse_indexer", "ssmax")
-_EXPERT = re.compile(r"moe\.(?:experts\.)?(\d{1,6})\.(gate|up|down)_proj")
-_LAYER = re.compile(r"layers\.(\d{1,6})\.(?:transformer\.)?(.+)")
+_EXPERT = re.compile(r"moe\.(?:experts\.)?(0|[1-9][0-9]{0,5})\.(gate|up|down)_proj")
+_LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,5})\.(?:transformer\.)?(.+)")
 
 
 @dataclass(frozen=True, slots=True)
