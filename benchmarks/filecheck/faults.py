@@ -11,7 +11,7 @@ from benchmarks.filecheck.good import Good
 from stepahead.filecheck.attention_checks import PATTERN, llama3_factors
 from stepahead.filecheck.layout import ARCH
 from stepahead.filecheck.repair import Edit, replace_by, swap_halves
-from stepahead.gguf import GGUFFile, TensorInfo, TypedValue, ValueType, quantize
+from stepahead.gguf import GGUFFile, TensorInfo, TypedValue, ValueType
 from stepahead.gguf.block_name import block_number
 from stepahead.gguf.block_quants import Bytes
 
@@ -75,7 +75,7 @@ def in_drafts() -> Iterator[Fault]:
     yield Fault("rows of q and k by pairs", ("rope-layout",), lambda good: _interleaved(good, ("attn_q.", "attn_k.")))
     with_norms = ("attn_q.", "attn_k.", "attn_q_norm.", "attn_k_norm.")
     yield Fault("the same with their norms", ("rope-layout",), lambda good: _interleaved(good, with_norms))
-    yield Fault("random heads", ("untrained",), _random_heads, False)
+    yield Fault("heads of shuffled rows", ("untrained",), _shuffled_heads, False)
     yield Fault("heads of another vocabulary", ("untrained",), _turned_vocabulary, False)
     for times, what in ((0, "without 1"), (2, "with 1 twice")):
         for group, marks in GROUPS.items():
@@ -176,8 +176,7 @@ def _edit(good: Good, parts: Mapping[str, Edit], heads: Sequence[int] | None = N
 
 
 def _zeros(good: Good, part: str, count: int | None = None) -> GGUFFile | None:
-    return _edit(good, {part: lambda data, info: quantize(np.zeros(info.shape, np.float32), info.type)},
-                 good.layout.heads[:count])  # fmt: skip
+    return _edit(good, {part: lambda data, info: np.zeros_like(data)}, good.layout.heads[:count])
 
 
 def _of_heads(good: Good, marks: Sequence[str], count: int | None = None) -> list[str]:
@@ -227,13 +226,10 @@ def _interleaved(good: Good, marks: Sequence[str]) -> GGUFFile | None:
     return Altered(good.file, dict.fromkeys(names, edit))
 
 
-def _random_heads(good: Good) -> GGUFFile | None:
-    def edit(_: Bytes, info: TensorInfo) -> Bytes:
-        values = np.random.default_rng(info.offset).standard_normal(info.shape) * 0.02
-        return quantize(values.astype(np.float32), info.type)
-
+def _shuffled_heads(good: Good) -> GGUFFile | None:
+    """Numbers like those of trained heads that mean nothing."""
     names = [name for name in good.layout.names(good.layout.heads) if name not in good.norms]
-    return Altered(good.file, dict.fromkeys(names, edit))
+    return Altered(good.file, dict.fromkeys(names, lambda data, info: np.random.default_rng(1).permutation(data)))
 
 
 def _turned_vocabulary(good: Good) -> GGUFFile | None:

@@ -1,15 +1,19 @@
 """A repaired file is written whole or not at all, never over the broken one, and has the bytes of the good one."""
 
+import errno
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stepahead.demo import demo_path
-from stepahead.errors import CapacityError, ConfigError
-from stepahead.filecheck import fixed_file
+from stepahead.errors import CapacityError, ConfigError, ModelFormatError
 from stepahead.filecheck.examine import examine
-from stepahead.filecheck.fixed_file import check_place, write_fixed
+from stepahead.filecheck.fixed_file import write_fixed
 from stepahead.filecheck.patched_file import PatchedFile
 from stepahead.filecheck.repair import Repair, add, pair_by_halves, swap_halves
 from stepahead.gguf import (
@@ -18,11 +22,13 @@ from stepahead.gguf import (
     TensorData,
     TensorInfo,
     dequantize,
+    destination,
+    file_range,
     quantize,
     write_gguf,
     write_split_gguf,
 )
-from support.broken_files import from_checkpoint, norms_of, rewrite
+from support.broken_files import from_checkpoint, norms_of, plus, rewrite
 from support.random_step35 import Shape, metadata, model_tensors
 
 DEMO = Path(demo_path())
@@ -41,8 +47,7 @@ def test_the_repaired_file_is_the_good_file(tmp_path: Path) -> None:
     with GGUFFile.open(broken) as file:
         write_fixed(examine(file)[1], tmp_path / "fixed.gguf", lambda done, total: heard.append((done, total)))
     assert (tmp_path / "fixed.gguf").read_bytes() == good.read_bytes()
-    assert heard[0][0] == 0
-    assert heard[-1][0] == heard[-1][1] > 0
+    assert len(heard) > 1 and heard[-1][0] == heard[-1][1] > 0
     assert sorted(heard) == heard
 
 
@@ -71,25 +76,109 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def broken(folder: Path) -> Path:
+    """The demo model with norms that lack their 1 and a list that ends too early."""
+    counts = "step35.attention.head_count"
+    with GGUFFile.open(DEMO) as file:
+        short = file.metadata[counts][:14]
+    return rewrite(
+        DEMO, folder / "broken.gguf", dict.fromkeys(norms_of(DEMO, range(14, 17)), plus(-1.0)), {counts: short}
+    )
+
+
 def test_the_broken_file_is_never_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(DEMO.read_bytes())
+    path = broken(tmp_path)
     (tmp_path / "link.gguf").symlink_to(path)
-    with GGUFFile.open(path) as file, GGUFFile.open(DEMO) as other:
-        for out in (path, tmp_path / "link.gguf", DEMO):
+    os.link(path, tmp_path / "hard.gguf")
+    before = path.read_bytes()
+    with GGUFFile.open(path) as file:
+        view = examine(file)[1]
+        for name in ("broken.gguf", "link.gguf", "hard.gguf"):
             with pytest.raises(ConfigError, match="another name"):
-                check_place(file, out, other)
-        with pytest.raises(ConfigError, match="no such folder"):
-            check_place(file, tmp_path / "none" / "out.gguf")
+                write_fixed(view, tmp_path / name, silent)
+        for name, words in (("none/out.gguf", "no such folder"), ("out.bin", r"ends in \.gguf")):
+            with pytest.raises(ConfigError, match=words):
+                write_fixed(view, tmp_path / name, silent)
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["broken.gguf", "hard.gguf", "link.gguf"]
 
 
 def test_a_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(fixed_file.shutil, "disk_usage", lambda _: Usage)
-    with GGUFFile.open(DEMO) as file, pytest.raises(CapacityError, match="another disk"):
-        check_place(file, tmp_path / "out.gguf")
+    path = broken(tmp_path)
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: Usage)
+    with GGUFFile.open(path) as file, pytest.raises(CapacityError, match="another disk"):
+        write_fixed(examine(file)[1], tmp_path / "out.gguf", silent)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = broken(tmp_path)
+    monkeypatch.setattr(os, "copy_file_range", full, raising=False)
+    with GGUFFile.open(path) as file, pytest.raises(CapacityError, match="the disk filled up; nothing was left"):
+        write_fixed(examine(file)[1], tmp_path / "out.gguf", silent)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_changes_while_it_is_copied(tmp_path: Path) -> None:
+    path = broken(tmp_path)
+    with GGUFFile.open(path) as file, pytest.raises(ModelFormatError, match="was changed while it was in use"):
+        write_fixed(examine(file)[1], tmp_path / "out.gguf", lambda done, total: os.utime(path, ns=(0, 1)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from stepahead.filecheck.examine import examine
+from stepahead.filecheck.fixed_file import write_fixed
+from stepahead.gguf import GGUFFile
+def on_progress(done, total):
+    if done >= float(sys.argv[1]) * total:
+        os.kill(os.getpid(), signal.SIGKILL)
+with GGUFFile.open(sys.argv[2]) as file:
+    write_fixed(examine(file)[1], Path(sys.argv[3]), on_progress)
+"""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_kill_leaves_no_file_that_looks_whole(tmp_path: Path, share: float) -> None:
+    path, out = broken(tmp_path), tmp_path / "out.gguf"
+    before = path.read_bytes()
+    words = [sys.executable, "-c", KILLED_AT, str(share), str(path), str(out)]
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert not out.exists() and path.read_bytes() == before
+    (left,) = [one for one in tmp_path.iterdir() if one != path]
+    assert left.suffix == ".tmp"
+    with GGUFFile.open(path) as file:
+        assert write_fixed(examine(file)[1], out, silent) == (left,)
+    with GGUFFile.open(out) as fixed:
+        assert examine(fixed) == ((), fixed)
+
+
+def test_what_is_not_repaired_is_shared_where_the_disk_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a header of another length."""
+    path = broken(tmp_path)
+    shared = []
+
+    def share(source: int, target: int, offset: int, position: int, nbytes: int) -> bool:
+        os.pwrite(target, os.pread(source, nbytes, offset), position)
+        shared.append(nbytes)
+        return True
+
+    with GGUFFile.open(path) as file:
+        write_fixed(examine(file)[1], tmp_path / "copied.gguf", silent)
+        monkeypatch.setattr(file_range, "_share", share)
+        write_fixed(examine(file)[1], tmp_path / "shared.gguf", silent)
+    assert (tmp_path / "shared.gguf").read_bytes() == (tmp_path / "copied.gguf").read_bytes()  # on every disk alike
+    assert sum(shared) > 0.5 * path.stat().st_size
+    with GGUFFile.open(tmp_path / "shared.gguf") as fixed, GGUFFile.open(DEMO) as demo:
+        assert all(abs(fixed.array(name) - demo.array(name)).max() < 1e-6 for name in demo.tensors)
 
 
 # --- edits ---

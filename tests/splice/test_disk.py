@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stepahead.errors import CapacityError, ConfigError, ModelFormatError
-from stepahead.gguf import GGUFFile, file_range
+from stepahead.gguf import GGUFFile, destination, file_range
 from stepahead.gguf.file_range import can_share
 from stepahead.splice import graft, join, output, split
 from support.spliced import content, write
@@ -109,8 +109,9 @@ def test_a_file_that_changes_while_it_is_copied(tmp_path: Path, parts) -> None:
 def test_room_is_looked_for_first(tmp_path: Path, parts, monkeypatch) -> None:
     sizes = [sum(info.nbytes for info in GGUFFile.open(path).tensors.values()) for path in parts]
     monkeypatch.setattr(output, "can_share", lambda *_: False)
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: Usage(0, 0, max(sizes) + output.HEADER_BYTES))
-    words = r"out.gguf: 0.0 GB are to be written, but .* has 0.0 GB free; free some room"
+    free = Usage(0, 0, max(sizes) + destination.HEADER_BYTES)
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: free)
+    words = r"out.gguf: takes 0.0 GB, but .* has 0.0 GB free; free some room"
     with pytest.raises(CapacityError, match=words):
         join(*parts, tmp_path / "out.gguf")
     assert sorted(tmp_path.iterdir()) == sorted(parts)

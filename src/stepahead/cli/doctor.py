@@ -109,15 +109,13 @@ def _opened(load: o.LoadOptions, report: "FileReport", json_output: bool) -> "LL
 
 
 def _show_fixed(report: "FileReport", out: Path, json_output: bool) -> None:
-    from stepahead.gguf.destination import left_over
-
     if json_output:
         json.dump({"version": __version__, **report.as_object()}, sys.stdout)
         sys.stdout.write("\n")
         return
     report.show(with_contracts=True)
     stdout().print(visible(f"nothing to repair: {out} is not written" if report.fixed is None else f"written: {out}"))
-    for path in left_over(out, has_shards=False):
+    for path in report.left_over:
         stdout().print(visible(f"{path} was left by a run that was killed: delete it, unless one is still running"))
 
 

@@ -23,11 +23,13 @@ TRUNK_SHARE = 0.25  # of the time
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """Of the file that a command line names, its heads' companion included. fixed: the repaired file, if written."""
+    """Of the file that a command line names, its heads' companion included. fixed: the repaired file, if written;
+    left_over: beside it, of runs that were killed."""
 
     findings: "tuple[Finding, ...]"
     measurement: "Measurement | None"
     fixed: Path | None
+    left_over: tuple[Path, ...] = ()
 
     def as_object(self) -> dict[str, Any]:
         measured = self.measurement
@@ -36,6 +38,7 @@ class FileReport:
             "findings": [finding.as_object() for finding in self.findings],
             "contracts": [dict(zip(("head", "contract", "acceptance"), trial, strict=True)) for trial in trials],
             "fixed": None if self.fixed is None else str(self.fixed),
+            "left_over": [str(path) for path in self.left_over],
         }
 
     def show(self, with_contracts: bool) -> None:
@@ -56,10 +59,11 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
     """
     from stepahead.demo import demo_path
     from stepahead.filecheck.checked import Checked
-    from stepahead.filecheck.fixed_file import check_place, write_fixed
+    from stepahead.filecheck.fixed_file import write_fixed
     from stepahead.gguf import GGUFFile
     from stepahead.hub.registry import locate
     from stepahead.hub_folder import check_output
+    from stepahead.splice.output import check_target
 
     with contextlib.ExitStack() as files:
         path, heads = locate(demo_path() if load.model is None else load.model, load.mtp)
@@ -68,13 +72,14 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
         checked = Checked.of(file, companion)
         if fix is not None:
             check_output(fix, path, heads)
-            check_place(checked.heads, fix, checked.file)
+            check_target(fix, [checked.file, checked.heads])
         checked = _measured(checked, load, measure, seconds)
         view = checked.repaired() if fix is not None else None
-        if view is not None and fix is not None:
-            with Bar("writing, MB") as bar:
-                write_fixed(view, fix, lambda done, total: bar(done // 1_000_000, total // 1_000_000))
-        return FileReport(checked.findings, checked.measurement, None if view is None else fix)
+        if view is None or fix is None:
+            return FileReport(checked.findings, checked.measurement, None)
+        with Bar("writing, MB") as bar:
+            left_over = write_fixed(view, fix, lambda done, total: bar(done // 1_000_000, total // 1_000_000))
+        return FileReport(checked.findings, checked.measurement, fix, left_over)
 
 
 def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, seconds: float) -> "Checked":

@@ -3,47 +3,49 @@
 Must not know: heads, trunks.
 """
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from stepahead.errors import CapacityError, ConfigError
-from stepahead.gguf import FileRange, GGUFFile, write_gguf
-from stepahead.gguf.destination import HEADER_BYTES, explaining_the_disk
-from stepahead.gguf.file_range import can_share
+from stepahead.errors import ConfigError
+from stepahead.gguf import FileRange, GGUFFile, TensorData, write_gguf
+from stepahead.gguf.destination import check_room, explaining_the_disk
+from stepahead.gguf.file_range import OnBytes, can_share
 from stepahead.gguf.writer import runs
-from stepahead.splice.assembly import Assembly
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """A file to write, most of it from the file `main`: the longest run of bytes from there may be shared with it."""
+    """A file to write, most of it from the file `main`: the longest run of bytes from there may be shared with it.
+
+    model: its metadata, version and alignment.      tensors: ranges of files, and a few that are made.
+    """
 
     path: Path
-    model: Assembly
+    model: GGUFFile
+    tensors: Mapping[str, TensorData]
     main: GGUFFile
 
     @property
     def nbytes(self) -> int:
-        return sum(info.nbytes for info in self.model.tensors.values())
+        return sum(data.type.nbytes(data.shape) for data in self.tensors.values())
 
-    def shared_run(self) -> tuple[str, FileRange]:
-        """Its first tensor, and all of it."""
+    def shared_run(self) -> tuple[str, FileRange] | None:
+        """Its first tensor, and all of it; None where nothing is as it is there."""
         found: list[tuple[str, FileRange]] = []
-        for name, run in runs(self.model.ranges(), self.model.alignment):
-            assert isinstance(run, FileRange)
-            if run.path in self.main.shards:
+        for name, run in runs(self.tensors, self.model.alignment):
+            if isinstance(run, FileRange) and run.path in self.main.shards:
                 found.append((name, run))
-        return max(found, key=lambda one: one[1].nbytes)
+        return max(found, key=lambda one: one[1].nbytes, default=None)
 
     def needed_bytes(self) -> int:
-        """Room on the disk, less what is shared if this file system can."""
-        _, run = self.shared_run()
-        shared = run.nbytes if can_share(run.path, self.path.parent) else 0
-        return self.nbytes - shared + HEADER_BYTES
+        """Room on the disk for its tensors, less what is shared if this file system can."""
+        found = self.shared_run()
+        shared = found[1].nbytes if found is not None and can_share(found[1].path, self.path.parent) else 0
+        return self.nbytes - shared
 
 
 def check_target(path: Path, inputs: Sequence[GGUFFile]) -> None:
@@ -72,29 +74,38 @@ def write(outputs: Sequence[Output], on_progress: Progress | None) -> list[int]:
             if on_progress is not None:
                 on_progress(min(done, total), total)
 
-        model = output.model
+        model, run = output.model, output.shared_run()
         with explaining_the_disk(output.path, "give a folder of another one"):
             write_gguf(
                 output.path,
                 model.typed_metadata(),
-                model.ranges(),
+                {name: _telling(data, count) for name, data in output.tensors.items()},
                 alignment=model.alignment,
-                share=output.shared_run()[0],
+                version=model.version,
+                share=None if run is None else run[0],
                 on_bytes=count,
             )
     return shared
+
+
+def _telling(source: TensorData, tell: OnBytes) -> TensorData:
+    """As ranges do: of its bytes, once they are made."""
+    make = source.data
+    if not callable(make):
+        return source
+
+    def made() -> Any:
+        data = make()
+        tell(source.type.nbytes(source.shape), False)
+        return data
+
+    return TensorData(source.type, source.shape, made)
 
 
 def _check_room(outputs: Sequence[Output]) -> None:
     """All of them together where they go to one disk."""
     needed: dict[int, int] = {}
     for output in outputs:
-        folder = output.path.parent
-        disk = folder.stat().st_dev
+        disk = output.path.parent.stat().st_dev
         needed[disk] = needed.get(disk, 0) + output.needed_bytes()
-        free = shutil.disk_usage(folder).free
-        if needed[disk] > free:
-            raise CapacityError(
-                f"{output.path}: {needed[disk] / 1e9:.1f} GB are to be written, but {folder} has {free / 1e9:.1f} GB "
-                "free; free some room, or give a folder of another disk"
-            )
+        check_room(output.path, needed[disk], "free some room, or give a folder of another disk")

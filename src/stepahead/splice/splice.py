@@ -97,7 +97,7 @@ def _join(own: FileParts, other: FileParts, path: Path, force: bool, on_progress
     notes = [*notes_on_heads(other), *note_on_embeddings(likeness)]
     if own.heads:
         notes.append(f"{own.num_heads} MTP heads of {own.file.path} were left out, {other.num_heads} took their place")
-    return _written([Output(path, model, own.file)], other, likeness, notes, start, on_progress)
+    return _written([Output(path, model, model.ranges(), own.file)], other, likeness, notes, start, on_progress)
 
 
 def _joined(own: FileParts, other: FileParts) -> Assembly:
@@ -116,7 +116,8 @@ def _trunk_output(parts: FileParts, path: Path) -> Output:
     heads = frozenset(parts.heads)
     sources = {name: parts.file for name in parts.file.tensors if name not in heads}
     pairs = trunk_pairs(parts.file.typed_metadata(), parts.num_trunk_layers)
-    return Output(path, Assembly(str(path), pairs, sources), parts.file)
+    model = Assembly(str(path), pairs, sources)
+    return Output(path, model, model.ranges(), parts.file)
 
 
 def _heads_output(parts: FileParts, path: Path) -> Output:
@@ -124,7 +125,8 @@ def _heads_output(parts: FileParts, path: Path) -> Output:
     trunk = frozenset(parts.trunk)
     sources = {name: parts.file for name in parts.file.tensors if name not in trunk}
     pairs = head_pairs(parts.file.typed_metadata(), parts.num_trunk_layers, parts.num_heads)
-    return Output(path, Assembly(str(path), pairs, sources), parts.file)
+    model = Assembly(str(path), pairs, sources)
+    return Output(path, model, model.ranges(), parts.file)
 
 
 def _written(
@@ -139,7 +141,7 @@ def _written(
     shared = write(outputs, on_progress)
     return SpliceReport(
         files=tuple(
-            SplicedFile(output.path, output.path.stat().st_size, count, len(output.model.tensors))
+            SplicedFile(output.path, output.path.stat().st_size, count, len(output.tensors))
             for output, count in zip(outputs, shared, strict=True)
         ),
         num_trunk_layers=heads.num_trunk_layers,
