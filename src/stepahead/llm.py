@@ -5,8 +5,7 @@ Owns the wiring of the rooms and nothing else: no sampling, no scheduling, no ke
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ from stepahead.engine.engine import Engine
 from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.params import SamplingParams, Speculation
-from stepahead.engine.request import RequestOutput
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
@@ -32,6 +30,7 @@ from stepahead.errors import ConfigError, RequestError
 from stepahead.gguf import GGUFFile
 from stepahead.hub.registry import locate
 from stepahead.job import Job
+from stepahead.job_loop import JobLoop, OnPrompt
 from stepahead.memory.plan import MemoryPlan
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
@@ -46,8 +45,6 @@ from stepahead.speculative.probe import SECONDS
 from stepahead.tokenizer import ChatTemplate
 
 log = logging.getLogger("stepahead")
-
-OnPrompt = Callable[[int, int], None]
 
 
 class LLM:
@@ -128,6 +125,7 @@ class LLM:
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
         self._engine = self._make_engine()
+        self._loop = JobLoop(self._engine, self._arbiter.prepare)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
         if mtp == "auto" and loaded.draft is None:
@@ -172,7 +170,7 @@ class LLM:
         prompts, is_list = as_prompts(prompt)
         with self._lock:
             jobs = [self._job(item, params, speculation) for item in prompts]
-            for _ in self._run(jobs):
+            for _ in self._loop.run(jobs):
                 pass
         completions = [job.completion() for job in jobs]
         return completions if is_list else completions[0]
@@ -360,41 +358,9 @@ class LLM:
         scheduler = Scheduler(self._runner.kv_cache, *limits, forget, max_step_ms, cache, self._spill)
         return Engine(self._runner, scheduler, self._arbiter, self._sampler)
 
-    def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> "Job":
+    def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> Job:
         return Job(self._requests.build(prompt, params or SamplingParams(), speculation or Speculation()))
 
-    def _run(self, jobs: list["Job"]) -> Iterator[list[RequestOutput]]:
-        """Step the engine until all jobs are done; whatever goes wrong, none of them stays behind."""
-        by_id = {job.request.request_id: job for job in jobs}
-        if any(job.request.is_priced for job in jobs):
-            self._arbiter.prepare()
-        try:
-            for job in jobs:
-                job.sequence = self._engine.add(job.request)
-            while self._engine.has_unfinished:
-                outputs = self._engine.step()
-                now = time.perf_counter()
-                for output in outputs:
-                    by_id[output.request_id].take(output, now)
-                yield outputs
-        finally:
-            for job in jobs:
-                if not job.is_finished:
-                    self._engine.abort(job.request.request_id)
-            while self._engine.has_unfinished:
-                self._engine.step()
-
-    def _stream(self, job: "Job", on_prompt: OnPrompt | None) -> Iterator[StreamChunk]:
+    def _stream(self, job: Job, on_prompt: OnPrompt | None) -> Iterator[StreamChunk]:
         with self._lock:
-            for outputs in self._run([job]):
-                if on_prompt is not None and not outputs and job.sequence is not None:
-                    on_prompt(job.sequence.num_computed_tokens, len(job.request.prompt_ids))
-                for output in outputs:
-                    yield StreamChunk(
-                        token_ids_delta=list(output.token_ids_delta),
-                        text_delta=output.text_delta,
-                        pieces=list(output.pieces),
-                        num_accepted=output.num_accepted,
-                        finish_reason=output.finish_reason.value if output.finish_reason else None,
-                        completion=job.completion() if output.finish_reason else None,
-                    )
+            yield from self._loop.stream(job, on_prompt)

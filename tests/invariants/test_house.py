@@ -42,6 +42,7 @@ RANKS = {
     "stepahead.engine.teacher": 7,
     "stepahead.completion": 7,
     "stepahead.job": 7,
+    "stepahead.job_loop": 7,
     "stepahead.request_builder": 7,
     "stepahead.memory": 7,
     "stepahead.opening": 7,
