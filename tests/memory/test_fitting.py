@@ -135,6 +135,13 @@ def test_ways_that_are_only_part_are_said_to_be(planner):
     assert text.endswith(" together: fits")
 
 
+def test_where_the_named_ways_are_too_little_others_join_them(planner):
+    least = replace(ASKED, max_num_seqs=1, kv_type="q8_0", context_length=1024, mtp="off")
+    text = refusal(planner, ASKED, need(planner, least))
+    assert text.count(" saves ") == 3
+    assert text.endswith("; --parallel 1 --kv-type q8_0 --mtp off --context-length 1024 together: fits")
+
+
 def test_where_no_setting_helps_it_says_how_much_is_lacking(planner):
     assert " together: still needs " in refusal(planner, ASKED, 1 * MB)
 

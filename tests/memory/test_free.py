@@ -75,6 +75,42 @@ def test_version_1_has_its_own_names(machine):
     assert machine.free() == AVAILABLE
 
 
+def test_a_limit_that_slows_down_counts_as_one_that_ends(machine):
+    machine.write("self", "0::/model\n")
+    machine.write("groups/model/memory.max", "max\n")
+    machine.write("groups/model/memory.high", "1200000000\n")
+    machine.write("groups/model/memory.current", "200000000\n")
+    assert machine.free() == 1_000_000_000
+    machine.write("groups/model/memory.max", "700000000\n")
+    assert machine.free() == 500_000_000
+
+
+def test_in_a_container_of_version_1_limits_above_it_are_known(machine):
+    machine.write("self", "4:memory:/kubepods/pod/box\n")
+    machine.write("groups/memory/memory.limit_in_bytes", f"{2**63 - 4096}\n")
+    machine.write("groups/memory/memory.usage_in_bytes", "100000000\n")
+    machine.write("groups/memory/memory.stat", "hierarchical_memory_limit 900000000\ntotal_active_file 50000000\n")
+    assert machine.free() == 850_000_000
+    machine.write("groups/memory/memory.stat", f"hierarchical_memory_limit {2**63 - 4096}\n")
+    assert machine.free() == AVAILABLE
+
+
+def test_version_2_beside_version_1_has_no_memory_of_its_own(machine):
+    machine.write("self", "4:memory:/box\n1:name=systemd:/box\n0::/box\n")
+    machine.write("groups/memory/box/memory.limit_in_bytes", "700000000\n")
+    machine.write("groups/memory/box/memory.usage_in_bytes", "200000000\n")
+    machine.write("groups/unified/box/cgroup.procs", "1\n")
+    assert machine.free() == 500_000_000
+
+
+@pytest.mark.parametrize("used", ["", "many\n", "-5\n"])
+def test_a_group_that_does_not_say_what_it_uses_is_no_limit(machine, used):
+    machine.write("self", "0::/\n")
+    machine.write("groups/memory.max", "100\n")
+    machine.write("groups/memory.current", used)
+    assert machine.free() == AVAILABLE
+
+
 def test_within_a_container_the_root_of_the_mount_counts(machine):
     machine.write("self", "0::/host/path/that/is/not/here\n")
     machine.write("groups/memory.max", "2000000000\n")

@@ -57,15 +57,22 @@ def _cgroup_rooms(membership: Path, root: Path) -> list[int]:
 
 
 def _room(folder: Path, is_version_1: bool) -> int | None:
-    """What a cgroup's limit leaves; files that it has cached give way to what is asked for."""
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if is_version_1 else ("memory.max", "memory.current")
-    limit, used = (_read(folder / name).strip() for name in names)
-    if not limit.isdecimal() or not used.isdecimal() or int(limit) >= UNLIMITED:
-        return None  # "max", or not there
-    prefix = "total_" if is_version_1 else ""
-    pattern = rf"^{prefix}(?:in)?active_file (\d+)$"
-    cached = sum(map(int, re.findall(pattern, _read(folder / "memory.stat"), re.MULTILINE)))
-    return int(limit) - int(used) + cached
+    """What a cgroup's limits leave; files that it has cached give way to what is asked for."""
+    used = _read(folder / ("memory.usage_in_bytes" if is_version_1 else "memory.current")).strip()
+    stat = _read(folder / "memory.stat")
+    if is_version_1:
+        # Within a container, groups above it are not to be read; the least of their limits is.
+        inherited = re.findall(r"^hierarchical_memory_limit (\d+)$", stat, re.MULTILINE)
+        limits = [_read(folder / "memory.limit_in_bytes").strip(), *inherited]
+    else:
+        # Beyond `high` nobody is ended, but all are slowed down until they hardly move.
+        limits = [_read(folder / name).strip() for name in ("memory.max", "memory.high")]
+    # What is no number is "max", or not there.
+    limit = min((int(text) for text in limits if text.isdecimal()), default=UNLIMITED)
+    if limit >= UNLIMITED or not used.isdecimal():
+        return None
+    pattern = rf"^{'total_' if is_version_1 else ''}(?:in)?active_file (\d+)$"
+    return limit - int(used) + sum(map(int, re.findall(pattern, stat, re.MULTILINE)))
 
 
 def _read(path: Path) -> str:

@@ -19,6 +19,9 @@ SMALL_STEP = 64
 WORTH_NAMING = 0.01
 """Of what is lacking: a way that saves less is none."""
 
+ARGUMENT = " (max_num_seqs=)"
+"""Of LLM: the only one that has another name on command lines."""
+
 Need = Callable[[EngineConfig], int]
 """What has to be there, in bytes."""
 
@@ -38,7 +41,8 @@ class Way:
 
 def ways_out(planner: Planner, asked: EngineConfig, free: int) -> tuple[list[Way], Way | None]:
     """The cheapest ways, in the order of their cost, at most NUM_NAMED, those that suffice alone first to be chosen;
-    and, if none of them does, all at once: with a shorter context, if that is what it takes."""
+    and, if none of them does, all at once: with a shorter context, if that is what it takes, and with the ways that are
+    not named, if it takes even those."""
     need = needed(planner)
     has = need(asked)
     ways = [way for way in _ways(planner, asked, need, has, free) if way.saved > WORTH_NAMING * (has - free)]
@@ -46,7 +50,10 @@ def ways_out(planner: Planner, asked: EngineConfig, free: int) -> tuple[list[Way
     named = [way for way in ways if way in by_use[:NUM_NAMED]]
     if any(way.is_enough for way in named) or len(named) < 2:
         return named, None
-    return named, _together(planner, asked, named, need, has, free)
+    together = _together(planner, asked, named, need, has, free)
+    if not together.is_enough and len(ways) > len(named):
+        together = _together(planner, asked, ways, need, has, free)
+    return named, together
 
 
 def needed(planner: Planner) -> Need:
@@ -91,7 +98,7 @@ def _changes(planner: Planner, asked: EngineConfig, need: Need, free: int) -> It
         yield _flag("cache-gb", f"{left:g}"), replace(asked, cache_gb=left)
     if asked.max_num_seqs > 1:
         count = largest(1, asked.max_num_seqs - 1, 1, lambda n: need(replace(asked, max_num_seqs=n)) <= free) or 1
-        yield f"--parallel {count} (max_num_seqs=)", replace(asked, max_num_seqs=count)
+        yield _flag("parallel", count) + ARGUMENT, replace(asked, max_num_seqs=count)
     for kv_type in {"f32": ("f16", "q8_0"), "f16": ("q8_0",)}.get(asked.kv_type, ()):
         yield _flag("kv-type", kv_type), replace(asked, kv_type=kv_type)
     length = _shorter(planner, asked, need, free)
@@ -123,7 +130,7 @@ def _together(planner: Planner, asked: EngineConfig, ways: list[Way], need: Need
         }
         if changed:
             config = replace(config, **changed)
-            flags[way.flags.split()[0]] = way.flags
+            flags[way.flags.split()[0]] = way.flags.removesuffix(ARGUMENT)
     if need(config) > free and any(way.config.context_length != asked.context_length for way in ways):
         length = _shorter(planner, config, need, free)
         if length is not None:
