@@ -24,10 +24,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and 
 
 FORKING = """
 import importlib, json, os, resource, signal, sys
-for name in ("cli", "cli.convert", "cli.doctor", "convert.conversion", "filecheck.checked", "filecheck.fixed_file",
-             "hub.registry", "quantize.quantization", "splice"):
+import numpy.ma, rich.progress, rich.table
+for name in ("cli.app", "cli.convert", "cli.doctor", "cli.file_report", "convert.conversion", "filecheck.checked",
+             "filecheck.fixed_file", "hub.registry", "quantize.quantization", "splice"):
     importlib.import_module(f"stepahead.{name}")
 from stepahead.cli import main
+main(["convert", "/nowhere", "-o", "/nowhere.gguf"])  # what an argument list brings in, once and not in each fork
 
 def run(job):
     steps = 0
@@ -78,7 +80,11 @@ class Runner:
 def run(tmp_path_factory) -> Iterator[Runner]:
     told = tmp_path_factory.mktemp("told") / "told"
     with subprocess.Popen(
-        [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", FORKING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         yield Runner(process, told)
         assert process.stdin is not None

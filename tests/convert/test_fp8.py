@@ -10,7 +10,7 @@ from stepahead.convert import convert
 from stepahead.convert.numbers import FP8_VALUES
 from stepahead.errors import ModelFormatError
 from stepahead.gguf import GGUFFile
-from support.hub_checkpoint import Tensors, hub_config, hub_tensors
+from support.hub_checkpoint import Tensors, hub_config, hub_name, hub_tensors
 
 LINEAR = "model.layers.0.self_attn.q_proj.weight"  # (128, 128)
 WIDE = "model.layers.0.mlp.down_proj.weight"  # (128, 256)
@@ -82,6 +82,38 @@ def test_experts_one_by_one_with_blocks_of_128(hub, bf16, tmp_path) -> None:
     convert(hub(tensors), tmp_path / "out.gguf", type="F32")
     with GGUFFile.open(tmp_path / "out.gguf") as file:
         assert np.array_equal(file.array(NAMES[STACK]), FP8_VALUES[codes] * scale)
+
+
+def test_all_forms_of_a_release_at_once(hub, bf16, tmp_path) -> None:
+    """FP8 experts one by one under the nested prefix, a nested config with lists of the trunk alone, heads in BF16."""
+    plain = convert(hub(), tmp_path / "plain.gguf", type="F32").files[0]
+    stacks = [name for name in bf16 if ".moe." in name and bf16[name][1].ndim == 3]
+    codes = {name: codes_of(bf16, name) for name in stacks}
+    grids = {name: scales(8, *(-(-size // 32) for size in bf16[name][1].shape[1:])) for name in stacks}
+    tensors: Tensors = {}
+    for name, value in bf16.items():
+        long = name.replace("model.", "model.language_model.", 1)
+        if name not in stacks:
+            tensors[long] = value
+            continue
+        for expert in reversed(range(8)):
+            of_expert = long.replace("moe.", f"moe.experts.{expert}.")
+            tensors[of_expert] = ("F8_E4M3", codes[name][expert])
+            tensors[f"{of_expert}_scale_inv"] = ("F32", grids[name][expert])
+    config = hub_config(SHAPE, has_head_entries=False)
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    report = convert(hub(tensors, config, num_files=6), tmp_path / "out.gguf", type="F32")
+    assert report.num_heads == 3
+    with GGUFFile.open(report.files[0]) as found, GGUFFile.open(plain) as expected:
+        assert found.metadata["step35.attention.sliding_window_pattern"].tolist()[4:] == [True] * 3
+        assert found.metadata.keys() == expected.metadata.keys()
+        for key, value in expected.metadata.items():
+            assert np.array_equal(found.metadata[key], value), key
+        for name in expected.tensors:
+            exact, stack = expected.array(name), hub_name(name)
+            if stack in codes:
+                exact = FP8_VALUES[codes[stack]] * spread(grids[stack], codes[stack].shape, (32, 32))
+            assert np.array_equal(found.array(name), exact), name
 
 
 def test_a_whole_checkpoint_in_fp8_stays_close(hub, f32, tmp_path) -> None:
