@@ -28,10 +28,14 @@ def is_in_hub(folder: Path) -> bool:
 
 def check_output(output: Path, *inputs: Path | None) -> None:
     """Raises ConfigError for a file, or a folder for one, that is one of the inputs or lies in the hub's cache."""
-    if output.exists() and any(path is not None and path.exists() and output.samefile(path) for path in inputs):
+    if _is_there(output) and any(path is not None and path.exists() and output.samefile(path) for path in inputs):
         raise ConfigError(f"{output}: is one of the files that are read; give the new file another name")
-    if is_in_hub(output if output.is_dir() else output.parent):
+    if is_in_hub(output if _is_there(output) and output.is_dir() else output.parent):
         raise ConfigError(f"{output}: lies in the hub's cache, which other programs keep; give a folder of your own")
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 (pathlib raises for a name that is too long)
 
 
 def _expanded(path: str) -> str:

@@ -121,3 +121,39 @@ def test_doctor_does_not_write_over_its_file(cli, without_one):
     assert result.code == 2
     assert "another name" in result.err
     assert without_one.read_bytes() == before
+
+
+def test_doctor_says_that_a_repaired_file_cannot_be_loaded(cli, uncounted, tmp_path):
+    """What it can mend is mended, and the rest is an error."""
+    both = rewrite(uncounted, tmp_path / "both.gguf", without=("blk.16.attn_k.",))
+    out = tmp_path / "fixed.gguf"
+    result = cli("doctor", both, "--fix", out)
+    assert result.code == 1
+    assert f"written: {out}" in result.out
+    assert "blk.16.attn_k.weight" in result.err
+
+
+def test_doctor_calls_no_file_good_that_cannot_be_loaded(cli, tmp_path):
+    zero = rewrite(DEMO, tmp_path / "zero.gguf", metadata={"step35.attention.layer_norm_rms_epsilon": float("nan")})
+    result = cli("doctor", zero, "--fix", tmp_path / "fixed.gguf")
+    assert result.code == 1
+    assert "layer_norm_rms_epsilon=nan is not a positive number" in result.err
+
+
+def test_doctor_repairs_heads_apart_and_names_what_was_left(cli, model_path, tmp_path):
+    heads = rewrite(model_path("f32", "heads"), tmp_path / "heads.gguf", metadata={"step35.nextn_predict_layers": 1})
+    left = tmp_path / ".fixed.gguf.0123.tmp"
+    left.write_bytes(b"")
+    result = cli("doctor", heads, "--fix", tmp_path / "fixed.gguf")
+    assert result.code == 0, result.err
+    assert f"{left.name} was left by a run" in words(result.out)
+    assert (tmp_path / "fixed.gguf").exists()
+
+
+def test_doctor_measures_a_trunk_where_it_is_told_to(cli, tmp_path):
+    heads = tuple(f"blk.{block}." for block in HEADS)
+    doubled = dict.fromkeys(norms_of(DEMO, range(14)), plus(1.0)) | {"output_norm.weight": plus(1.0)}
+    trunk = rewrite(DEMO, tmp_path / "trunk.gguf", doubled, without=heads)
+    found = json.loads(cli("doctor", trunk, "--measure", "--fix", tmp_path / "fixed.gguf", "--json").out)
+    assert "norm-offset" in [one["kind"] for one in found["findings"] if one["severity"] == "fault"]
+    assert found["fixed"] is not None

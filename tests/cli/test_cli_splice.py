@@ -99,3 +99,9 @@ def test_a_terminal_shows_progress(terminal, tmp_path):
     shown = terminal("join", trunk, heads, "-o", tmp_path / "out.gguf")
     assert shown.wait() == 0
     assert "3 MTP heads of" in shown.shown
+
+
+def test_a_name_that_no_disk_takes(cli, files, tmp_path):
+    result = cli("join", files["trunk"], files["heads"], "-o", tmp_path / f"{'x' * 300}.gguf")
+    assert result.code == 2
+    assert "is no name for a model file: File name too long" in result.err

@@ -82,9 +82,12 @@ def test_files_of_other_architectures_are_not_judged(tmp_path: Path) -> None:
     assert findings(other) == []
 
 
-def test_metadata_of_wrong_types_are_for_the_loader(tmp_path: Path) -> None:
+def test_metadata_of_wrong_types(tmp_path: Path) -> None:
     wrong = {"step35.block_count": TypedValue(ValueType.STRING, "many")}
-    assert findings(rewrite(DEMO, tmp_path / "wrong.gguf", metadata=wrong)) == []
+    with GGUFFile.open(rewrite(DEMO, tmp_path / "wrong.gguf", metadata=wrong)) as file:
+        (finding,), view = examine(file)
+    assert (finding.kind, finding.severity, view) == ("metadata", "fault", file)
+    assert finding.what == "metadata key 'step35.block_count': expected an integer, found str 'many'"
 
 
 def test_norms_of_a_model_that_never_was_zero_centred_are_as_they_should_be(tmp_path: Path) -> None:

@@ -169,6 +169,29 @@ def test_heads_that_are_declared_to_the_trunk(tmp_path: Path, trunk: Path) -> No
     refused(tmp_path, ModelFormatError, words, join, trunk, full, tmp_path / "out.gguf")
 
 
+def test_layers_that_are_declared_to_the_heads(tmp_path: Path, trunk: Path) -> None:
+    four = TypedValue(ValueType.U32, 4)
+    full = write(tmp_path / "full.gguf", pairs={"step35.nextn_predict_layers": four})
+    words = r"block 2 has nothing that only heads have, but metadata declares it to them \(.* is 4\)"
+    refused(tmp_path, ModelFormatError, words, split, full, tmp_path / "out.gguf", None)
+    refused(tmp_path, ModelFormatError, words, join, trunk, full, tmp_path / "out.gguf")
+
+
+def test_heads_that_would_not_load_are_not_split_off_but_their_trunk_is(tmp_path: Path, trunk: Path) -> None:
+    narrow = TensorData.from_array(np.ones((32, 32), np.float32))
+    full = write(tmp_path / "full.gguf", tensors={f"blk.{LAST}.nextn.eh_proj.weight": narrow})
+    words = f"blk.{LAST}.nextn.eh_proj.weight has shape"
+    refused(tmp_path, ModelFormatError, words, split, full, tmp_path / "t.gguf", tmp_path / "h.gguf")
+    refused(tmp_path, ModelFormatError, words, split, full, None, tmp_path / "h.gguf")
+    split(full, tmp_path / "saved.gguf", None)
+    assert content(tmp_path / "saved.gguf") == content(trunk)
+
+
+def test_a_broken_trunk_is_not_split_off(tmp_path: Path) -> None:
+    full = write(tmp_path / "full.gguf", tensors={"blk.1.attn_q.weight": None})
+    refused(tmp_path, ModelFormatError, "its trunk: .*blk.1.attn_q.weight", split, full, tmp_path / "t.gguf", None)
+
+
 def test_more_heads_than_blocks(tmp_path: Path, trunk: Path) -> None:
     one = metadata(replace(SMALL, num_heads_mtp=1))
     heads = write(tmp_path / "heads.gguf", part="heads", pairs=one)
@@ -284,6 +307,7 @@ def test_names_that_are_none(tmp_path: Path, trunk: Path, heads: Path) -> None:
         ("out.bin", "is no name for a model file; give one that ends in .gguf"),
         ("folder.gguf", "is no name for a model file"),
         ("nowhere/out.gguf", "no such folder .*nowhere; create it first"),
+        ("x" * 300 + ".gguf", "is no name for a model file: File name too long; give another one"),
     ):
         refused(tmp_path, ConfigError, words, join, trunk, heads, tmp_path / name)
     refused(tmp_path, ConfigError, "neither --trunk nor --heads", split, full, None, None)

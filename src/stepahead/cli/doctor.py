@@ -82,6 +82,8 @@ def doctor(
     report = report_file(load, measure, seconds, fix)
     if fix is not None:
         _show_fixed(report, fix, json_output)
+        if report.refusal is not None:
+            raise report.refusal
         return
     with _opened(load, report, json_output) as llm:
         from stepahead.diagnosis.advice import advise, auto_plan

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from stepahead.cli import options as o
 from stepahead.cli.console import Bar, stdout, visible
@@ -24,12 +24,13 @@ TRUNK_SHARE = 0.25  # of the time
 @dataclass(frozen=True, slots=True)
 class FileReport:
     """Of the file that a command line names, its heads' companion included. fixed: the repaired file, if written;
-    left_over: beside it, of runs that were killed."""
+    left_over: beside it, of runs that were killed; refusal: why it cannot be loaded all the same."""
 
     findings: "tuple[Finding, ...]"
     measurement: "Measurement | None"
     fixed: Path | None
     left_over: tuple[Path, ...] = ()
+    refusal: StepaheadError | None = None
 
     def as_object(self) -> dict[str, Any]:
         measured = self.measurement
@@ -74,12 +75,29 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
             check_output(fix, path, heads)
             check_target(fix, [checked.file, checked.heads])
         checked = _measured(checked, load, measure, seconds)
-        view = checked.repaired() if fix is not None else None
-        if view is None or fix is None:
+        if fix is None:
             return FileReport(checked.findings, checked.measurement, None)
+        view, refusal = checked.repaired(), _refusal(checked)
+        if view is None:
+            return FileReport(checked.findings, checked.measurement, None, refusal=refusal)
         with Bar("writing, MB") as bar:
             left_over = write_fixed(view, fix, lambda done, total: bar(done // 1_000_000, total // 1_000_000))
-        return FileReport(checked.findings, checked.measurement, fix, left_over)
+        return FileReport(checked.findings, checked.measurement, fix, left_over, refusal)
+
+
+def _refusal(checked: "Checked") -> StepaheadError | None:
+    """What loading the repaired files raises. Of heads without a trunk only the trunk's file can tell."""
+    from stepahead.backends.base import Backend
+    from stepahead.backends.reference.ops import ReferenceBackend
+    from stepahead.models.registry import load_model
+
+    heads = checked.heads_view if checked.has_heads else None
+    try:
+        if checked.has_trunk:
+            load_model(checked.file_view, cast(Backend, ReferenceBackend(int8_activations=True)), heads)
+    except StepaheadError as error:
+        return error
+    return None
 
 
 def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, seconds: float) -> "Checked":

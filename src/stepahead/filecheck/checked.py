@@ -41,6 +41,10 @@ class Checked:
         return cls(file, companion, view, heads_view, findings)
 
     @property
+    def has_trunk(self) -> bool:
+        return any(name.startswith("blk.0.") for name in self.file.tensors)
+
+    @property
     def has_heads(self) -> bool:
         return any(".nextn." in name for name in self.heads.tensors)
 

@@ -11,6 +11,7 @@ from stepahead.filecheck.head_checks import check_heads
 from stepahead.filecheck.layout import ARCH, Layout
 from stepahead.filecheck.norm_checks import check_norms
 from stepahead.filecheck.patched_file import PatchedFile
+from stepahead.filecheck.repair import Repair
 from stepahead.filecheck.weight_checks import check_weights
 from stepahead.gguf import GGUFFile
 
@@ -43,8 +44,9 @@ def _checked(file: GGUFFile) -> tuple[Finding, ...]:
         layout = Layout.of(file)
         with np.errstate(all="ignore"):  # a damaged number is a finding, not a warning
             return tuple(finding for check in CHECKS for finding in check(layout))
-    except ModelFormatError:
-        return ()  # metadata of wrong types: the loader says which
+    except ModelFormatError as error:  # metadata of wrong types
+        what = str(error).removeprefix(f"{file.path}: ")
+        return (Finding("metadata", "fault", "metadata", what, Repair("convert it again")),)
 
 
 def _is_among(finding: Finding, others: list[Finding]) -> bool:

@@ -51,10 +51,13 @@ class Assembly(GGUFFile):
         """All tensors, as write_gguf copies them."""
         return {name: TensorData(info.type, info.shape, self.range(name)) for name, info in self.tensors.items()}
 
-    def demand_loadable(self) -> None:
+    def demand_loadable(self, heads: "Assembly | None") -> None:
         """Raises what the loader raises. It reads headers and vectors: matrices are read when they are multiplied.
 
-        The heads are taken as from a companion: of those in the same file the loader leaves what it does not know.
+        heads: as from a companion, which may be this model under another name: of heads in the same file the loader
+        leaves what it does not know.
         """
-        heads = Assembly(str(self.path), self._pairs, self._sources)
         load_model(self, cast(Backend, ReferenceBackend(int8_activations=True)), heads)
+
+    def again(self) -> "Assembly":
+        return Assembly(str(self.path), self._pairs, self._sources)

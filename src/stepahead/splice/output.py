@@ -50,7 +50,7 @@ class Output:
 
 def check_target(path: Path, inputs: Sequence[GGUFFile]) -> None:
     """ConfigError: not a name for a model file, or that of one of the files it is made of."""
-    if path.suffix != ".gguf" or path.is_dir():
+    if path.suffix != ".gguf" or _is_folder(path):
         raise ConfigError(f"{path}: is no name for a model file; give one that ends in .gguf")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
@@ -58,6 +58,13 @@ def check_target(path: Path, inputs: Sequence[GGUFFile]) -> None:
         for shard in file.shards:
             if path.exists() and path.samefile(shard):
                 raise ConfigError(f"{path}: is one of the files that are read; give the new file another name")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # too long a name, for one
+        raise ConfigError(f"{path}: is no name for a model file: {error.strerror}; give another one") from None
 
 
 def write(outputs: Sequence[Output], on_progress: Progress | None) -> list[int]:

@@ -39,6 +39,7 @@ class FileParts:
             num_heads=_count_heads(file, config, set(numbers.values())),
         )
         _refuse_undeclared(parts)
+        _refuse_layers_as_heads(parts)
         return parts
 
     @property
@@ -69,6 +70,17 @@ def _refuse_undeclared(parts: FileParts) -> None:
         raise ModelFormatError(
             f"{parts.file.path}: {found[0]} belongs to a head, but metadata declares block {block_number(found[0])} to "
             f"the trunk ({NEXTN_KEY} is {parts.num_declared}); stepahead doctor FILE says more"
+        )
+
+
+def _refuse_layers_as_heads(parts: FileParts) -> None:
+    """Layers of the trunk that the metadata takes for heads."""
+    own = {block_number(name) for name in parts.heads if ".nextn." in name}
+    layers = sorted({block_number(name) for name in parts.heads} - own)
+    if layers:
+        raise ModelFormatError(
+            f"{parts.file.path}: block {layers[0]} has nothing that only heads have, but metadata declares it to them "
+            f"({NEXTN_KEY} is {parts.num_declared}); stepahead doctor FILE says more"
         )
 
 

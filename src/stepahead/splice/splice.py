@@ -47,7 +47,10 @@ def graft(
 
 
 def split(full: Path, trunk: Path | None, heads: Path | None, *, on_progress: Progress | None = None) -> SpliceReport:
-    """Write the trunk of a full model, its heads as a companion file, or both."""
+    """Write the trunk of a full model, its heads as a companion file, or both.
+
+    Raises ModelFormatError where what is to be written would not load.
+    """
     start = time.perf_counter()
     if trunk is None and heads is None:
         raise ConfigError("neither --trunk nor --heads: give one name at least for what is to be written")
@@ -60,11 +63,10 @@ def split(full: Path, trunk: Path | None, heads: Path | None, *, on_progress: Pr
             check_target(path, [parts.file])
         if len({path.resolve() for path in paths}) < len(paths):
             raise ConfigError(f"{trunk}: is the name of both files; give two")
-        outputs = []
-        if trunk is not None:
-            outputs.append(_trunk_output(parts, trunk))
-        if heads is not None:
-            outputs.append(_heads_output(parts, heads))
+        front, back = _trunk_of(parts), _heads_of(parts)
+        front.demand_loadable(back if heads is not None else None)  # a sound trunk may be saved from broken heads
+        made = ((trunk, front), (heads, back))
+        outputs = [Output(path, model, model.ranges(), parts.file) for path, model in made if path is not None]
         return _written(outputs, parts, None, notes_on_heads(parts), start, on_progress)
 
 
@@ -93,7 +95,7 @@ def _join(own: FileParts, other: FileParts, path: Path, force: bool, on_progress
         demand_equal_tokens(own.file, other.file)
         demand_likeness(likeness, own.file, other.file)
     model = _joined(own, other)
-    model.demand_loadable()
+    model.demand_loadable(model.again())
     notes = [*notes_on_heads(other), *note_on_embeddings(likeness)]
     if own.heads:
         notes.append(f"{own.num_heads} MTP heads of {own.file.path} were left out, {other.num_heads} took their place")
@@ -112,21 +114,19 @@ def _joined(own: FileParts, other: FileParts) -> Assembly:
     return Assembly(f"{own.file.path} with the heads of {other.file.path}", pairs, sources)
 
 
-def _trunk_output(parts: FileParts, path: Path) -> Output:
+def _trunk_of(parts: FileParts) -> Assembly:
     heads = frozenset(parts.heads)
     sources = {name: parts.file for name in parts.file.tensors if name not in heads}
     pairs = trunk_pairs(parts.file.typed_metadata(), parts.num_trunk_layers)
-    model = Assembly(str(path), pairs, sources)
-    return Output(path, model, model.ranges(), parts.file)
+    return Assembly(f"{parts.file.path}, its trunk", pairs, sources)
 
 
-def _heads_output(parts: FileParts, path: Path) -> Output:
+def _heads_of(parts: FileParts) -> Assembly:
     """With what llama.cpp asks of such a file, and published ones have: all that belongs to no block."""
     trunk = frozenset(parts.trunk)
     sources = {name: parts.file for name in parts.file.tensors if name not in trunk}
     pairs = head_pairs(parts.file.typed_metadata(), parts.num_trunk_layers, parts.num_heads)
-    model = Assembly(str(path), pairs, sources)
-    return Output(path, model, model.ranges(), parts.file)
+    return Assembly(f"{parts.file.path}, its heads", pairs, sources)
 
 
 def _written(
