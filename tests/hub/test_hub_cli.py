@@ -27,10 +27,10 @@ def cli(capsys, hub):
 def test_a_repository_alone_is_listed_with_the_best_marked(cli, toy_repo):
     code, out, _ = cli("pull", REPO)
     assert code == 0
-    rows = {label: line for line in out.splitlines() for label in ("IQ4_XS", "Q4_K_M", "Q8_0") if f" {label} " in line}
+    rows = {label: line for line in out.splitlines() for label in ("IQ4_XS", "Q4_K_M", HEADS) if f" {label} " in line}
     assert "none in it" in rows["IQ4_XS"]
     assert "→" in rows["Q4_K_M"]
-    assert "3, and nothing else" in rows["Q8_0"]
+    assert "3, and nothing else" in rows[HEADS]
     assert out.rstrip().endswith(f"stepahead pull {REPO}:Q4_K_M")
     found = json.loads(cli("pull", REPO, "--json")[1])
     assert {one["label"]: one["num_heads"] for one in found["offers"]} == {"IQ4_XS": 0, "Q4_K_M": 3, "Q8_0": 3}

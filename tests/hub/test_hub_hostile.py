@@ -202,3 +202,12 @@ def test_offline_another_revision_is_not_taken_for_the_one_asked_for(tagged, cap
     assert main(["pull", f"{REPO}:IQ4_XS", "--revision", "v1"]) == 0
     assert main(["pull", f"{REPO}:IQ4_XS", "--revision", "a" * 40]) == 0
     assert main(["pull", f"{REPO}:IQ4_XS", "--revision", "v2"]) == 2
+
+
+def test_what_a_name_stood_for_before_is_said_to_stay(tagged, capsys):
+    assert main(["pull", f"{REPO}:Q4_K_M", "--revision", "v1"]) == 0
+    assert "stay in the hub's cache" not in capsys.readouterr().err
+    assert main(["pull", f"{REPO}:Q4_K_M"]) == 0
+    assert f"of commit {'a' * 8} stay in the hub's cache, where no name here uses them" in capsys.readouterr().err
+    assert main(["pull", f"{REPO}:Q4_K_M"]) == 0
+    assert "stay in" not in capsys.readouterr().err

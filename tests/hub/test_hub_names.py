@@ -209,3 +209,24 @@ def test_what_an_earlier_version_kept_beside_a_pulled_model_is_used_and_removed(
     with LLM(NAME, threads=1, mtp="off") as llm:
         assert [one.path for one in llm.repacked] == [beside]
     assert plan_removal(small).caches == (beside,)
+
+
+def test_a_name_of_several_names_them_and_a_wrong_one_says_where_names_are(hub, toy_repo, cli):
+    for repo in (REPO, "other/Toy-GGUF"):
+        hub.repos[repo] = toy_repo
+        fetch(plan(Reference(repo, "Q4_K_M")))
+    code, _, err = cli("inspect", "Toy-GGUF:Q4_K_M")
+    assert code == 2
+    assert f"may be any of other/Toy-GGUF:Q4_K_M, {REPO}:Q4_K_M" in err
+    for wrong in ("Toy-GGUF:Q4", "toy"):
+        assert f"{wrong}: no such file, and no name that `stepahead list` shows" in cli("inspect", wrong)[2]
+    assert "none.gguf: no such file" in cli("inspect", "none.gguf")[2]
+
+
+def test_a_list_is_short_of_where_heads_were_looked_for(hub, toy_files, cli):
+    hub.repos["q/Toy"] = FakeRepo({"a-Q4_0.gguf": toy_files["trunk"]})
+    model = fetch(plan(Reference("q/Toy", "Q4_0")))
+    assert "no others were found" in model.verdict
+    assert "no others were found" not in cli("list")[1]
+    model.path.unlink()
+    assert "files are missing: stepahead pull q/Toy:Q4_0" in cli("list")[1].replace("\n", "")

@@ -36,7 +36,7 @@ def list(json_output: o.JsonOption = False) -> None:
     for title in ("name", "size", "files", "MTP heads", "last used"):
         table.add_column(title, justify="right" if title in ("size", "files") else "left")
     for model in models:
-        verdict = model.verdict if model.is_here else "files are missing: pull again"
+        verdict = model.verdict.partition(";")[0] if model.is_here else f"files are missing: {model.pull_command}"
         used = _ago(time.time() - registry.last_used(model))
         table.add_row(visible(model.name), size(model.nbytes), str(len(model.all_files)), visible(verdict), used)
     stdout().print(table)

@@ -101,6 +101,7 @@ def pull(
 
 
 def _fetch(planned: "Plan", connections: int, to: Path | None, json_output: bool) -> None:
+    from stepahead.hub import registry
     from stepahead.hub.bundle import write_bundle
     from stepahead.hub.pull import fetch
 
@@ -108,8 +109,17 @@ def _fetch(planned: "Plan", connections: int, to: Path | None, json_output: bool
         lines = [f"{planned.name}: {size(planned.nbytes)} · {planned.heads.verdict}", planned.note]
         for line in filter(None, lines):
             stderr().out(visible(line), style="dim", highlight=False)
+    before = registry.find(planned.name) if to is None else None
     with TransferBar(planned.name) as bar:
         model = fetch(planned, connections, bar) if to is None else write_bundle(planned, to, connections, bar)
+    left = () if before is None else registry.unused(before)
+    if before is not None and left:
+        nbytes = size(sum(file.nbytes for file in left))
+        stderr().out(
+            visible(f"{nbytes} of commit {before.revision[:8]} stay in the hub's cache, where no name here uses them"),
+            style="dim",
+            highlight=False,
+        )
     _conclude(model, to, json_output)
 
 
@@ -201,7 +211,9 @@ def _show(repo: "RemoteRepo", found: tuple["Offer", ...]) -> None:
         count = f"{len(model.files)}" + (f" of {len(model.files) + model.num_missing}" if model.num_missing else "")
         mark = "→" if offer.is_best else ""
         fits = ("", "") if offer.is_heads_only else (size(offer.need.nbytes), offer.fit)
-        cells = (visible(model.label), size(model.nbytes), count, visible(_heads(offer)), *fits)
+        # A file of heads is chosen by its name (--heads-file).
+        called = model.files[0].name if offer.is_heads_only else model.label
+        cells = (visible(called), size(model.nbytes), count, visible(_heads(offer)), *fits)
         table.add_row(mark, *cells, style=style)
     console = stdout()
     console.print(table)

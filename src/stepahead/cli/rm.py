@@ -29,8 +29,8 @@ def rm(
 
     demand_library()
     planned = plan_removal(registry.demand(name))
-    kept = f"; {len(planned.kept)} files stay, as others use them" if planned.kept else ""
-    what = visible(f"{planned.model.name}: {len(planned.files)} files, {size(planned.nbytes)}{kept}")
+    kept = f"; other names use {_files(len(planned.kept))}, which stay" if planned.kept else ""
+    what = visible(f"{planned.model.name}: {_files(len(planned.files))}, {size(planned.nbytes)}{kept}")
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError(f"{what}: nobody is there to be asked; give --yes")
@@ -38,3 +38,7 @@ def rm(
             return
     remove(planned)
     stdout().out(f"removed {what}", highlight=False)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"

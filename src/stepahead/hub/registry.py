@@ -109,8 +109,8 @@ def locate(model: str | Path, mtp: str | Path) -> tuple[Path, Path | None]:
     is_path = os.path.lexists(path)
     pulled = _of_path(path) if is_path else find(str(model))
     if pulled is None:
-        if not is_path and _LIKE_A_NAME.fullmatch(str(model)):
-            raise ConfigError(f"{model}: no such file, and nothing was pulled as that: run `stepahead pull {model}`")
+        if not is_path:
+            _refuse_unknown(str(model))
         return path, companion
     wanted = (*pulled.files, *(pulled.heads if str(mtp) == "auto" else ()))
     gone = next((file for file in wanted if not file.is_here), None)
@@ -134,12 +134,27 @@ def locate_heads(heads: str | Path) -> Path:
 
 def find(name: str) -> PulledModel | None:
     """By its name, or by the end of it after the owner, if only one has that; case does not matter."""
+    found = _meant(name)
+    return found[0] if len(found) == 1 else None
+
+
+def _meant(name: str) -> list[PulledModel]:
+    """All that a name may be of."""
     wanted = name.lower()
     models = list(all_models())
     exact = [model for model in models if model.name == name] or [m for m in models if m.name.lower() == wanted]
-    ending = [model for model in models if model.name.lower().rpartition("/")[2] == wanted]
-    found = exact or ending
-    return found[0] if len(found) == 1 else None
+    return exact or [model for model in models if model.name.lower().rpartition("/")[2] == wanted]
+
+
+def _refuse_unknown(name: str) -> None:
+    """Raises ConfigError for what is neither a file nor one name; what looks like a file's is left to be opened."""
+    several = [model.name for model in _meant(name)]
+    if several:
+        raise ConfigError(f"{name}: may be any of {', '.join(several)}; give one of these names")
+    if _LIKE_A_NAME.fullmatch(name):
+        raise ConfigError(f"{name}: no such file, and nothing was pulled as that: run `stepahead pull {name}`")
+    if not name.endswith(".gguf") and name.isprintable():
+        raise ConfigError(f"{name}: no such file, and no name that `stepahead list` shows")
 
 
 def demand(name: str) -> PulledModel:
@@ -178,6 +193,12 @@ def save(model: PulledModel) -> None:
 
 def forget(model: PulledModel) -> None:
     _entry_path(model.name).unlink(missing_ok=True)
+
+
+def unused(model: PulledModel) -> tuple[PulledFile, ...]:
+    """Its files that are here and that no name stands for any more."""
+    used = {file.local for other in all_models() for file in other.all_files}
+    return tuple(file for file in model.all_files if file.local not in used and file.is_here)
 
 
 def last_used(model: PulledModel) -> float:
