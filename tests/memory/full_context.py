@@ -34,12 +34,20 @@ def main(model: str, settings: str, num_short: str) -> None:
                 llm.generate(rng.integers(0, llm.model.vocab_size, rows).tolist(), params, drafts)
         for _ in range(int(num_short)):
             llm.generate(rng.integers(0, llm.model.vocab_size, SHORT).tolist(), params, drafts)
-        length = llm.config.context_length - NEW_TOKENS
-        shape = llm.config.max_num_seqs, length
-        llm.generate(rng.integers(0, llm.model.vocab_size, shape).tolist(), params, drafts)
+        _fill(llm, rng, drafts)
         planned = {"bytes": llm.memory.nbytes, "anonymous_bytes": llm.memory.anonymous_nbytes}
         parts = {f"{name}, {kind}": nbytes for (name, kind), nbytes in llm.memory.by_name().items()}
         json.dump({"planned": planned, "resident": resident(), "parts": parts}, sys.stdout)
+
+
+def _fill(llm: LLM, rng: np.random.Generator, drafts: Speculation) -> None:
+    """All sequences at once: none may end before the last one's prompt is read."""
+    config = llm.config
+    steps = config.max_num_seqs * config.context_length // (config.chunk_tokens - config.max_num_seqs)
+    new_tokens = min(NEW_TOKENS + 2 * steps, config.context_length // 2)
+    shape = config.max_num_seqs, config.context_length - new_tokens
+    params = SamplingParams(max_tokens=new_tokens, ignore_eos=True)
+    llm.generate(rng.integers(0, llm.model.vocab_size, shape).tolist(), params, drafts)
 
 
 if __name__ == "__main__":

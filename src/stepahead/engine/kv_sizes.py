@@ -4,7 +4,7 @@ Owns these numbers alone, so that a plan made before loading and the runner that
 """
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepahead.backends.base import BLOCK_SIZE, Backend
 from stepahead.engine.kv_cache import blocks_needed, size_groups
@@ -85,14 +85,14 @@ def block_sizes(model: Model, backend: Backend, kv_type: str) -> tuple[int, ...]
 
 def _used(spec: KVSpec, context_length: int, max_num_seqs: int, chunk_tokens: int, slack: int) -> int:
     """Each sequence has blocks for a whole chunk, but the rows of a step are shared: sliding groups, which trim behind
-    every step, never hold as many for all sequences together."""
-    each = blocks_needed(spec, context_length, slack, slack)
-    most = blocks_needed(spec, context_length, chunk_tokens, slack)
-    return (
-        max_num_seqs * most
-        if spec.window is None
-        else min(max_num_seqs * each + chunk_tokens // BLOCK_SIZE, max_num_seqs * most)
-    )
+    every step, never hold as many for all sequences together. Nor do heads that catch up, window behind window: when
+    they have, one window is left of it."""
+    most = max_num_seqs * blocks_needed(spec, context_length, chunk_tokens, slack)
+    if spec.window is None:
+        return most
+    each = blocks_needed(replace(spec, is_draft=False), context_length, slack, slack)
+    shared = chunk_tokens + (spec.window * len(spec.layers) if spec.is_draft else 0)
+    return min(max_num_seqs * each + shared // BLOCK_SIZE, most)
 
 
 def _product(nbytes: Seq[int], counts: Seq[int]) -> tuple[int, ...]:

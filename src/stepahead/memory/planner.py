@@ -17,7 +17,7 @@ from stepahead.gguf import GGUFFile, QuantType, TensorInfo
 from stepahead.gguf.block_name import block_number
 from stepahead.memory.arena_count import MAX_IDLE, ArenaCount
 from stepahead.memory.meter import Meter
-from stepahead.memory.passes import run_passes, tail_nbytes
+from stepahead.memory.passes import NUM_SIZES, run_passes, tail_nbytes
 from stepahead.memory.plan import CACHE, KV, PROGRAM_CODE, Kind, MemoryPlan, Part
 from stepahead.models.draft_vocab import CAPACITY
 from stepahead.models.model import Model
@@ -69,8 +69,7 @@ class Planner:
         self._dry: dict[bool, DryModel] = {}
         self._weight_parts: dict[tuple[object, ...], list[Part]] = {}
         self._block_nbytes: dict[tuple[bool, str], tuple[int, ...]] = {}
-        self._pass_nbytes: dict[tuple[bool, int], tuple[int, int]] = {}
-        self._largest_nbytes: dict[tuple[bool, int], int] = {}
+        self._pass_nbytes: dict[tuple[bool, int, int], int] = {}
         self._tail_nbytes: dict[tuple[int, int], int] = {}
 
     def model(self, asked: EngineConfig) -> Model:
@@ -89,18 +88,16 @@ class Planner:
         pool is taken to be full. Raises what `plan` raises."""
         dry = self._dry_model(asked.mtp != "off")
         config = asked.resolve(dry.model.context_length)
-        largest = self._largest_passes(dry, config)
-        hidden = config.max_num_seqs * self._tail(dry, config)
-        return self._plan(dry, config, None, (largest, largest + MAX_IDLE + hidden)).nbytes
+        return self._plan(dry, config, None, self._passes(dry, config, num_sizes=1) + MAX_IDLE).nbytes
 
     def _plan(
-        self, dry: DryModel, config: ResolvedConfig, max_cache_nbytes: int | None, passes: tuple[int, int]
+        self, dry: DryModel, config: ResolvedConfig, max_cache_nbytes: int | None, pass_nbytes: int
     ) -> MemoryPlan:
         sizes = self._kv_sizes(dry.model, config, max_cache_nbytes)
         parts = (
             *self._weights(dry, config),
             *self._program(dry, config, sizes),
-            *self._contexts(dry, config, sizes, passes),
+            *self._contexts(dry, config, sizes, pass_nbytes),
         )
         return MemoryPlan(
             tuple(part for part in parts if part.nbytes),
@@ -216,18 +213,15 @@ class Planner:
             Part("norms and tables", vectors + tables + LOGIT_NBYTES * dry.model.vocab_size, "memory"),
         ]
 
-    def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes, passes: tuple[int, int]) -> list[Part]:
+    def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes, pass_nbytes: int) -> list[Part]:
         model, seqs = dry.model, config.max_num_seqs
         groups = zip(model.kv_specs, sizes.used_nbytes, strict=True)
-        # Hidden rows find room among the blocks that passes of other sizes have left.
-        at_once, in_all = passes
-        hidden = seqs * self._tail(dry, config)
         logit_rows = min(seqs * MAX_STEP_ROWS, config.chunk_tokens)
         return [
             *(Part(f"{KV} {spec.name}", nbytes, "touched") for spec, nbytes in groups),
             Part(CACHE, _cache_nbytes(model, sizes, is_asked=config.cache_nbytes is not None), "touched"),
-            Part("hidden rows for heads", hidden, "touched"),
-            Part("activations", max(in_all - hidden, at_once), "touched"),
+            Part("hidden rows for heads", seqs * self._tail(dry, config), "touched"),
+            Part("activations", pass_nbytes, "touched"),
             Part("logits", 4 * logit_rows * model.vocab_size, "touched"),
             Part("texts", TEXT_NBYTES * seqs * config.context_length, "touched"),
         ]
@@ -247,26 +241,15 @@ class Planner:
             max_cache_nbytes,
         )
 
-    def _passes(self, dry: DryModel, config: ResolvedConfig) -> tuple[int, int]:
-        """What the largest pass takes, and what is left when passes of all sizes have run."""
-        key = dry.model.draft is not None, config.chunk_tokens
+    def _passes(self, dry: DryModel, config: ResolvedConfig, num_sizes: int = NUM_SIZES) -> int:
+        """What is left when passes of so many sizes have run, from the largest down."""
+        key = dry.model.draft is not None, config.chunk_tokens, num_sizes
         if key not in self._pass_nbytes:
             arena = dry.meter.arena = ArenaCount()
-            sizes = run_passes(dry.model, dry.backend, config.chunk_tokens)
-            next(sizes)
-            largest = arena.peak
-            list(sizes)
-            self._pass_nbytes[key] = largest, arena.peak
+            for _ in run_passes(dry.model, dry.backend, config.chunk_tokens, num_sizes):
+                pass
+            self._pass_nbytes[key] = arena.peak
         return self._pass_nbytes[key]
-
-    def _largest_passes(self, dry: DryModel, config: ResolvedConfig) -> int:
-        """What no pass takes more than."""
-        key = dry.model.draft is not None, config.chunk_tokens
-        if key not in self._largest_nbytes:
-            arena = dry.meter.arena = ArenaCount()
-            list(run_passes(dry.model, dry.backend, config.chunk_tokens, num_sizes=1))
-            self._largest_nbytes[key] = arena.peak
-        return self._largest_nbytes[key]
 
     def _tail(self, dry: DryModel, config: ResolvedConfig) -> int:
         draft = dry.model.draft
