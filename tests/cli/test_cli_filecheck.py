@@ -112,6 +112,7 @@ def test_doctor_writes_nothing_where_nothing_is_wrong(cli, tmp_path):
     result = cli("doctor", DEMO, "--fix", out)
     assert result.code == 0, result.err
     assert "nothing to repair" in result.out
+    assert "checked: nothing wrong in headers, samples and drafts" in result.out
     assert not out.exists()
 
 

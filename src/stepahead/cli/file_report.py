@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAST_NBYTES = 1_000_000_000  # of a file that is measured without being asked: seconds
 NOTHING_FOUND = "nothing wrong in headers and samples"
+NOTHING_MEASURED = "nothing wrong in headers, samples and drafts"
 TRUNK_SHARE = 0.25  # of the time
 
 
@@ -46,9 +47,10 @@ class FileReport:
         """On stdout, as a section; the contracts only where they say something or were asked for."""
         console = stdout()
         console.print("file", style="bold")
-        for label, sentence in finding_rows(self.findings):
-            console.print(visible(f"  {label}: {sentence}"))
         measured = self.measurement
+        nothing = NOTHING_MEASURED if measured is not None and measured.trials else NOTHING_FOUND
+        for label, sentence in finding_rows(self.findings, nothing):
+            console.print(visible(f"  {label}: {sentence}"))
         if measured is not None and measured.trials and (measured.findings or with_contracts):
             console.print(_trial_table(measured))
 
@@ -118,11 +120,11 @@ def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, sec
         return checked  # it cannot be loaded: whoever loads it says why
 
 
-def finding_rows(findings: "Sequence[Finding]") -> list[tuple[str, str]]:
-    """(severity, sentence), the worst first; one row that says so if there are none."""
+def finding_rows(findings: "Sequence[Finding]", nothing: str = NOTHING_FOUND) -> list[tuple[str, str]]:
+    """(severity, sentence), the worst first; `nothing` if there are none."""
     order = ("fault", "unclear", "note")
     ranked = sorted(findings, key=lambda finding: order.index(finding.severity))
-    return [(finding.severity, finding.sentence) for finding in ranked] or [("checked", NOTHING_FOUND)]
+    return [(finding.severity, finding.sentence) for finding in ranked] or [("checked", nothing)]
 
 
 def _trial_table(measured: "Measurement") -> Any:
