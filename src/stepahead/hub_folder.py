@@ -26,6 +26,12 @@ def is_in_hub(folder: Path) -> bool:
     return found.is_relative_to(hub_folder()) or _CACHED.search(found.as_posix()) is not None
 
 
+def blob_of(pointer: Path, digest: str) -> Path | None:
+    """What an entry of a snapshot links to, whether it is there or not; None: it is no such entry."""
+    snapshots = next((parent for parent in pointer.parents if parent.name == "snapshots"), None)
+    return None if snapshots is None else snapshots.with_name("blobs") / digest
+
+
 def check_output(output: Path, *inputs: Path | None) -> None:
     """Raises ConfigError for a file, or a folder for one, that is one of the inputs or lies in the hub's cache."""
     if _is_there(output) and any(path is not None and path.exists() and output.samefile(path) for path in inputs):

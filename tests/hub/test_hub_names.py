@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,3 +231,13 @@ def test_a_list_is_short_of_where_heads_were_looked_for(hub, toy_files, cli):
     assert "no others were found" not in cli("list")[1]
     model.path.unlink()
     assert "files are missing: stepahead pull q/Toy:Q4_0" in cli("list")[1].replace("\n", "")
+
+
+def test_repacked_weights_go_with_a_name_whose_files_another_program_removed(small, tmp_path):
+    with LLM(NAME, threads=1) as llm:
+        paths = {one.path for one in llm.repacked}
+    shutil.rmtree(tmp_path / "hub")
+    planned = plan_removal(registry.demand(NAME))
+    assert (planned.files, set(planned.caches)) == ((), paths)
+    remove(planned)
+    assert not any(path.exists() for path in paths)

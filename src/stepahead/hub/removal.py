@@ -1,5 +1,6 @@
 """Forgetting a pulled model: its name, the files that no other name uses, and the weights that were repacked of it."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from stepahead.hub import registry
 from stepahead.hub.faults import demand_library
 from stepahead.hub.registry import PulledFile, PulledModel
+from stepahead.hub_folder import blob_of
 from stepahead.repack import head_types, repacked, shortlist
 from stepahead.repack.folders import AUTO, cache_paths
 
@@ -32,7 +34,9 @@ def plan_removal(model: PulledModel) -> Removal:
     here = [file for file in model.all_files if Path(file.local).exists()]
     going = tuple(file for file in here if file.local not in used)
     kept = tuple(file for file in here if file.local in used)
-    return Removal(model, going, kept, tuple(_caches(Path(file.local) for file in going)))
+    # What another program has taken out of the hub's folder has left its repacked weights in ours.
+    done_with = (file for file in model.all_files if file.local not in used)
+    return Removal(model, going, kept, tuple(dict.fromkeys(_caches(done_with))))
 
 
 def remove(planned: Removal) -> None:
@@ -46,7 +50,8 @@ def remove(planned: Removal) -> None:
     remove_from_cache([Path(file.local) for file in planned.files])
 
 
-def _caches(paths: Iterable[Path]) -> Iterable[Path]:
-    for path in paths:
-        for suffix in SUFFIXES:
-            yield from (cache for cache in cache_paths(path, AUTO, suffix) if cache.is_file())
+def _caches(files: Iterable[PulledFile]) -> Iterable[Path]:
+    for file in files:
+        path = Path(file.local)
+        for suffix, target in itertools.product(SUFFIXES, (None, blob_of(path, file.digest))):
+            yield from (cache for cache in cache_paths(path, AUTO, suffix, target) if cache.is_file())

@@ -26,9 +26,12 @@ def check_choice(choice: str) -> None:
     raise ConfigError(f'repack={choice!r}: {what}; give "auto", "never" or a folder that exists')
 
 
-def cache_paths(model: Path, choice: str, suffix: str = SUFFIX) -> list[Path]:
-    """The places of a model's repacked weights, the preferred one first; a folder may not exist yet."""
-    name = _unique_name(model) + suffix
+def cache_paths(model: Path, choice: str, suffix: str = SUFFIX, target: Path | None = None) -> list[Path]:
+    """The places of a model's repacked weights, the preferred one first; a folder may not exist yet.
+
+    target: where the links of `model` led, if it is gone.
+    """
+    name = _unique_name(model, target or model.resolve()) + suffix
     if choice != AUTO:
         return [Path(choice) / name]
     beside, folder = model.with_name(model.name + suffix), user_folder()
@@ -74,7 +77,7 @@ def _system_folder() -> Path:
     return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
 
 
-def _unique_name(model: Path) -> str:
+def _unique_name(model: Path, target: Path) -> str:
     """Models of one name may come from several folders."""
-    digest = hashlib.sha256(os.fsencode(model.resolve())).hexdigest()
+    digest = hashlib.sha256(os.fsencode(target)).hexdigest()
     return f"{model.stem}-{digest[:12]}"
