@@ -46,6 +46,7 @@ class ModelInfo:
     bytes_by_part: dict[str, int]
     bytes_by_type: dict[str, int]
     has_chat_template: bool
+    is_heads_only: bool  # no trunk: nothing that runs by itself
 
     @property
     def nbytes(self) -> int:
@@ -62,6 +63,8 @@ class ModelInfo:
     def heads_verdict(self) -> str:
         """One sentence on the heads: whether drafting works, and what is missing."""
         found = self.num_heads_found
+        if self.is_heads_only:
+            return f"{found} MTP heads without a trunk: give this file with --mtp to the model that they were made for"
         if found == 0:
             declared = f" although {self.num_heads_declared} are declared" if self.num_heads_declared else ""
             return f"no MTP heads{declared}: decoding is plain; give a companion file with --mtp PATH to draft"
@@ -84,13 +87,14 @@ def model_info(file: GGUFFile, heads: GGUFFile | None = None) -> ModelInfo:
     by_part, by_type = _bytes(file, heads, num_trunk)
     vocab = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
     window = file.get_int(f"{arch}.attention.sliding_window", 0)
+    found = _count(source, ".nextn.eh_proj.weight")
     return ModelInfo(
         path=str(file.path),
         name=file.get_str("general.name", file.path.stem),
         arch=arch,
         num_trunk_layers=num_trunk,
         num_heads_declared=declared,
-        num_heads_found=_count(source, ".nextn.eh_proj.weight"),
+        num_heads_found=found,
         num_head_outputs=_count(source, ".nextn.shared_head_head.weight"),
         hidden_size=file.get_int(f"{arch}.embedding_length", 0),
         vocab_size=vocab,
@@ -101,6 +105,7 @@ def model_info(file: GGUFFile, heads: GGUFFile | None = None) -> ModelInfo:
         bytes_by_part=by_part,
         bytes_by_type=by_type,
         has_chat_template="tokenizer.chat_template" in file.metadata,
+        is_heads_only=found > 0 and not any(block_number(name) == 0 for name in file.tensors),
     )
 
 

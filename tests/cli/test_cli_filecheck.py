@@ -158,3 +158,11 @@ def test_doctor_measures_a_trunk_where_it_is_told_to(cli, tmp_path):
     found = json.loads(cli("doctor", trunk, "--measure", "--fix", tmp_path / "fixed.gguf", "--json").out)
     assert "norm-offset" in [one["kind"] for one in found["findings"] if one["severity"] == "fault"]
     assert found["fixed"] is not None
+
+
+def test_inspect_says_that_heads_alone_are_for_a_trunk(cli, tmp_path):
+    trunk, heads = tmp_path / "t.gguf", tmp_path / "h.gguf"
+    cli("split", DEMO, "--trunk", trunk, "--heads", heads)
+    said = words(cli("inspect", heads).out)
+    assert "3 declared, 3 found" in said and "without a trunk" in said and "usable" not in said
+    assert "3 usable" in words(cli("inspect", trunk, "--mtp", heads).out)

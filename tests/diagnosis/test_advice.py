@@ -19,7 +19,7 @@ INFO = ModelInfo(
     path="m.gguf", name="m", arch="step35", num_trunk_layers=4, num_heads_declared=3, num_heads_found=3,
     num_head_outputs=3, hidden_size=64, vocab_size=300, context_length=4096, window=16, num_experts=8,
     num_experts_used=2, bytes_by_part={"attention": 10**9, "experts": 4 * 10**9}, bytes_by_type={"F32": 5 * 10**9},
-    has_chat_template=False,
+    has_chat_template=False, is_heads_only=False,
 )  # fmt: skip
 COST = CostSeed((1, 2), (60.0, 70.0), (8.0, 14.0), 0.0, (3.0, 3.0, 3.0), 0.1, 0.1)
 CODE = TextReport("code", 60, (0.9, 0.8), {}, (Expectation(1, 1.9, 70.0, 1.5), Expectation(2, 2.7, 80.0, 1.7)))

@@ -74,12 +74,14 @@ def inspect(
         file = files.enter_context(GGUFFile.open(path))
         heads = None if companion is None else files.enter_context(GGUFFile.open(companion))
         info, checked = model_info(file, heads), Checked.of(file, heads)
-        loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
+        loaded, refusal = None, None
+        if not info.is_heads_only:
+            loaded, refusal = _try_load(file, heads or (None if mtp == "off" else file))
         cache = find_cache(file)
         memory = {} if loaded is None else _context_memory(loaded, info, kv_type, lengths)
         plan = None if loaded is None else plan_of(file, heads, load, parallel)
         if json_output:
-            json.dump(_object(info, loaded, refusal, kv_type, memory, cache, checked, plan), sys.stdout)
+            json.dump(_object(info, loaded, kv_type, memory, cache, checked, plan), sys.stdout)
             sys.stdout.write("\n")
         else:
             _show(info, loaded, kv_type, memory, cache, checked)
@@ -136,7 +138,6 @@ def _num_usable(model: "Model | None") -> int:
 def _object(
     info: "ModelInfo",
     model: "Model | None",
-    refusal: Exception | None,
     kv_type: str,
     memory: dict[int, dict[str, int]],
     cache: Path | None,
@@ -148,7 +149,7 @@ def _object(
         "nbytes": info.nbytes,
         "num_heads_usable": _num_usable(model),
         "heads_verdict": info.heads_verdict,
-        "is_supported": refusal is None,
+        "is_supported": model is not None,
         "repacked": None if cache is None else str(cache),
         "kv_type": kv_type,
         "context_bytes": {str(length): groups for length, groups in memory.items()},
@@ -199,7 +200,8 @@ def _facts(info: "ModelInfo", model: "Model | None") -> list[tuple[str, str]]:
         ("chat template", "yes" if info.has_chat_template else "no: use run, not chat"),
         (
             "MTP heads",
-            f"{info.num_heads_declared} declared, {info.num_heads_found} found, {_num_usable(model)} usable",
+            f"{info.num_heads_declared} declared, {info.num_heads_found} found"
+            + ("" if info.is_heads_only else f", {_num_usable(model)} usable"),
         ),
         ("", info.heads_verdict),
         ("weights", size(info.nbytes)),
