@@ -1,0 +1,39 @@
+"""Host arrays that ops take, as tensors on the device: each is sent once a pass, or stands for a tensor there already.
+
+Ops are called with numpy arrays: ids, positions, tables. A replayed pass must read them from addresses that stay, so
+that whoever records one binds its arrays to tensors of its own, and fills those before each replay.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array = npt.NDArray[np.generic]
+
+
+class HostArrays:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sent: dict[int, tuple[Array, torch.Tensor]] = {}  # by id; the array is kept, so that its id is its own
+        self._bound: dict[int, tuple[Array, torch.Tensor]] = {}
+
+    def __call__(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """The tensor for `array`, same shape and dtype; the array must not change until the next pass."""
+        known = self._bound.get(id(array)) or self._sent.get(id(array))
+        if known is None:
+            tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+            self._sent[id(array)] = known = (array, tensor)
+        return known[1]
+
+    def bind(self, array: npt.NDArray[Any], tensor: torch.Tensor) -> None:
+        """From now on `array` means `tensor`, whatever it holds, until `unbind`."""
+        assert tuple(tensor.shape) == array.shape
+        self._bound[id(array)] = (array, tensor)
+
+    def unbind(self) -> None:
+        self._bound.clear()
+
+    def begin_step(self) -> None:
+        self._sent.clear()

@@ -1,0 +1,65 @@
+"""The one way in which kernels are launched: no tuning by time, no fused multiply-add that is not written as one.
+
+A recording keeps what was launched, in order, with the very tensors it was launched on. Replayed, it computes anew from
+what these hold then: what a CUDA graph does on a GPU, and how such replays are tested without one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+Grid = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Launch:
+    kernel: Any
+    grid: Grid
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def __call__(self) -> None:
+        self.kernel[self.grid](*self.args, **self.options)
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    launches: list[Launch] = field(default_factory=list)
+
+    def replay(self) -> None:
+        for launch in self.launches:
+            launch()
+
+
+class Launcher:
+    """Launches on the current stream of one device; one an instance of the backend."""
+
+    def __init__(self) -> None:
+        self._recording: Recording | None = None
+
+    def __call__(
+        self, kernel: Any, grid: Grid, *args: Any, num_warps: int = 4, num_stages: int = 1, **constexprs: Any
+    ) -> None:
+        """Run `kernel` over `grid`; args: tensors and scalars in the kernel's order, constexprs by name.
+
+        A grid without programs launches nothing. Scalars that change between passes belong into tensors: a replay
+        has those of its recording.
+        """
+        if 0 in grid:
+            return
+        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": False, **constexprs}
+        launch = Launch(kernel, grid, args, options)
+        if self._recording is not None:
+            self._recording.launches.append(launch)
+        launch()
+
+    @contextmanager
+    def record(self) -> Iterator[Recording]:
+        """What is launched within; it runs, too."""
+        assert self._recording is None, "recordings do not nest"
+        self._recording = recording = Recording()
+        try:
+            yield recording
+        finally:
+            self._recording = None
