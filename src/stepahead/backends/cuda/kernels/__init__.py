@@ -1,1 +1,1 @@
-"""One op a file: the kernel, and the function that launches it. What a kernel computes stands in docs/numerics-cuda.md."""
+"""One op a file: the kernel, and the function that launches it. docs/numerics-cuda.md says what they compute."""
