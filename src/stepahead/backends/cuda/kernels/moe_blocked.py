@@ -94,7 +94,7 @@ def _scatter_pairs(
         return
     mine = tl.load(counts + expert)
     places = tl.arange(0, TILE_ROWS)
-    for tile in range(0, (mine + TILE_ROWS - 1) // TILE_ROWS):
+    for tile in range((mine + TILE_ROWS - 1) // TILE_ROWS):
         tl.store(experts + first + tile, expert)
         place = tile * TILE_ROWS + places
         tl.store(pairs + first * TILE_ROWS + place, tl.full((TILE_ROWS,), -1, tl.int32), mask=place >= mine)
