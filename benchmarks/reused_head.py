@@ -12,6 +12,7 @@ from benchmarks.every_row import MAX_TOKENS, EveryRow, Rows
 from benchmarks.rounds import Shares
 from stepahead import LLM, SamplingParams, Speculation
 from stepahead.backends.base import Floats, Ints
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.request import Request, Sequence
 from stepahead.engine.runner import ModelRunner
 from stepahead.speculative.head_cache import HeadCache
@@ -78,9 +79,9 @@ class Reuse:
         hidden = backend.upload(rows.levels[0])
         cache.observe(0, hidden, 0, rows.first)
 
-        def draft(job: DraftJob, logits: Floats, short: Ints | None) -> None:
+        def draft(job: DraftJob, logits: LogitRows, number: int, short: Ints | None) -> None:
             assert short is None, "load with draft_vocab='full'"
-            job.token_ids.append(choose(logits, job.position + len(job.token_ids) + 1))
+            job.token_ids.append(choose(logits.values[number], job.position + len(job.token_ids) + 1))
 
         for place in range(len(rows.trunk) - 1):
             position = rows.first + place

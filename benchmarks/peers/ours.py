@@ -11,6 +11,7 @@ import numpy as np
 import stepahead
 from benchmarks.peers.side import CHUNK, Answer, Clock, Forced, Text, repeat
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import NO_DRAFT, Draft, Request, Sequence, Verdict
 from stepahead.engine.runner import ModelRunner
@@ -81,10 +82,10 @@ class OurSide:
             assert len(sequence.draft.token_ids) == depth, "the heads drafted fewer tokens than asked"
             with clock("verify"):
                 output = self._forward(batch)
-                logits = self._runner.host_logits(output)
+                logits = LogitRows.of_pass(self._runner.backend, output)
                 verify(batch, logits, self._sampler)
             with clock("catch_up"):
-                verdict = Verdict(sequence.draft.token_ids[:kept], int(logits[kept].argmax()))
+                verdict = Verdict(sequence.draft.token_ids[:kept], int(logits.values[kept].argmax()))
                 self._commit(batch, 1 + kept)
                 sequence.token_ids.extend(verdict.token_ids)
                 proposer.observe(batch, output.hidden, [verdict])

@@ -173,11 +173,11 @@ def test_an_error_in_verify_leaves_sequences_as_they_were():
     class FailingSampler(Sampler):
         num_calls = 0
 
-        def sample(self, logits, state, position):
+        def sample(self, logits, state, position, shortlist=None):
             FailingSampler.num_calls += 1
             if FailingSampler.num_calls == 7:
                 raise BackendError("NaN")
-            return super().sample(logits, state, position)
+            return super().sample(logits, state, position, shortlist)
 
     engine, healthy = make_engine(chunk_tokens=512), make_engine()
     expected = add_three(engine, logprobs=1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.params import Speculation
 from stepahead.engine.runner import StepInterrupted
 from stepahead.engine.sampler import Sampler
@@ -45,7 +46,8 @@ class Drafting:
         job = self.job(depth)
         margins: list[float] = []
 
-        def choose(job: DraftJob, logits: np.ndarray, ids: None) -> None:
+        def choose(job: DraftJob, rows: LogitRows, number: int, ids: None) -> None:
+            logits = rows.values[number]
             second, best = np.sort(logits)[-2:]
             margins.append(float(best) - float(second))
             job.token_ids.append(int(logits.argmax()))
@@ -142,7 +144,7 @@ def test_a_catch_up_without_blocks_runs_nothing_and_goes_on_when_there_are_some(
     while ran := drafting.passes.catch_up([drafting.job(3)], 30):
         num_rows += ran
     assert 0 < num_rows < lag
-    drafting.passes.run([job], lambda job, logits, ids: pytest.fail("drafted without keys"))
+    drafting.passes.run([job], lambda *_: pytest.fail("drafted without keys"))
     assert job.depth == 0
     drafting.go_on(3)
     runner.kv_cache.release(other)
@@ -207,8 +209,8 @@ def test_choose_may_end_a_draft_and_let_it_go_on_up_to_its_first_depth(window: i
         stop = int(rng.integers(1, 4))
         job = drafting.job(3)
 
-        def choose(job: DraftJob, logits: np.ndarray, ids: None, stop: int = stop) -> None:
-            job.token_ids.append(int(logits.argmax()))
+        def choose(job: DraftJob, rows: LogitRows, number: int, ids: None, stop: int = stop) -> None:
+            job.token_ids.append(int(rows.values[number].argmax()))
             # One token at a time; beyond the first depth there are neither blocks nor heads.
             job.depth = len(job.token_ids) + (7 if len(job.token_ids) == 3 else len(job.token_ids) < stop)
 

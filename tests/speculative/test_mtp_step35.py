@@ -7,6 +7,7 @@ import pytest
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.params import SamplingParams, Speculation
 from stepahead.engine.request import NO_DRAFT, Request, Sequence
 from stepahead.engine.runner import ModelRunner
@@ -45,7 +46,7 @@ class Decoding:
         for group, spec in enumerate(self.runner.model.kv_specs):
             assert spec.is_draft or kv_cache.claim(sequence.kv, group, start, end)
         output = self.runner.forward(ScheduledBatch((rows,)))
-        verdicts = verify(ScheduledBatch((rows,)), self.runner.host_logits(output), self.sampler)
+        verdicts = verify(ScheduledBatch((rows,)), LogitRows.of_pass(self.runner.backend, output), self.sampler)
         sequence.token_ids += verdicts[0].token_ids if verdicts[0] else ()
         sequence.draft = NO_DRAFT
         num_tokens = len(sequence.token_ids) - 1 if verdicts[0] else end

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stepahead.engine.batch import ScheduledBatch, ScheduledRows
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.request import (
     NO_DRAFT,
     Draft,
@@ -63,7 +64,7 @@ def says(*token_ids: int) -> np.ndarray:
 
 
 def verdict_of(sequence: Sequence, draft_ids, logits) -> Verdict | None:
-    return verify(ScheduledBatch((scheduled(sequence, draft_ids),)), logits, SAMPLER)[0]
+    return verify(ScheduledBatch((scheduled(sequence, draft_ids),)), LogitRows.of(logits), SAMPLER)[0]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_accepts_up_to_the_first_difference(draft_ids, accepted, next_id) -> Non
 def test_each_row_reads_its_own_logits() -> None:
     a, b, c = sequence_of(), sequence_of(), sequence_of()
     rows = (scheduled(a, (4,), 0), scheduled(b, num_logits=0), scheduled(c, (5, 5), 2))
-    verdicts = verify(ScheduledBatch(rows), says(4, 1, 5, 2, 3), SAMPLER)
+    verdicts = verify(ScheduledBatch(rows), LogitRows.of(says(4, 1, 5, 2, 3)), SAMPLER)
     assert verdicts == [Verdict((4,), 1), None, Verdict((5,), 2)]
 
 

@@ -101,7 +101,7 @@ class ToyRunner:
         self.keys[:, block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] = np.nan
 
     def draft_forward(
-        self, head, spans: Seq[RowSpan], token_ids, hidden, logit_rows, output_rows=None
+        self, head, spans: Seq[RowSpan], token_ids, hidden, logit_rows, output_rows=None, sample=None
     ) -> ForwardOutput:
         rows = attention_rows(spans, self.model.draft.window)
         assert len(token_ids) == len(hidden) == len(rows.positions)

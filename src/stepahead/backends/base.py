@@ -105,6 +105,31 @@ class AttentionRows:
     slots: Ints  # (num_rows,) block * BLOCK_SIZE + offset, where kv_write puts a row
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleRows:
+    """How a token is to be chosen from each row of logits; what the numbers mean, engine/sampler.py says."""
+
+    seeds: npt.NDArray[np.uint64]  # (num_logits,)
+    positions: npt.NDArray[np.int64]  # absolute index of the token to be chosen
+    temperatures: npt.NDArray[np.float64]
+    top_k: npt.NDArray[np.int32]  # 0: all
+    top_p: npt.NDArray[np.float64]
+    min_p: npt.NDArray[np.float64]
+    is_plain: npt.NDArray[np.bool_]  # False: more than these decide, and the host chooses
+
+
+class SampledRows(Protocol):
+    """Opaque: the tokens chosen of a pass, on the device until someone asks."""
+
+    def ids(self) -> Ints:
+        """(num_logits,) token ids; -1: not decided here, the host chooses from the logits."""
+        ...
+
+    def margins(self) -> Floats:
+        """(num_logits,) see engine.sampler.Sampled."""
+        ...
+
+
 class Routing(Protocol):
     """Opaque: for each row top_k expert ids, ascending, and their weights."""
 
@@ -269,6 +294,14 @@ class Backend(Protocol):
         self, seed: int, position: int, token_ids: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
         """A random 32-bit word for each of `token_ids`, on the host; see backends/reference/philox.py."""
+        ...
+
+    can_sample: bool
+    """False: choosing tokens is left to the host."""
+
+    def sample(self, logits: Tensor, rows: SampleRows, ids: Ints | None) -> SampledRows:
+        """The token of each row of (num_logits, num_ids) logits, as engine.sampler.Sampler chooses it; ids: the token
+        id of each column, None: its number. Only asked of a backend that can."""
         ...
 
     def routed_experts(self) -> tuple[int, ...]:

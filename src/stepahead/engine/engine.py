@@ -7,6 +7,7 @@ Owns the order of a step and what an abort does to it. Knows nothing about text,
 import time
 from collections.abc import Callable
 
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.request import Request, RequestOutput, Sequence
 from stepahead.engine.runner import ModelRunner, StepInterrupted
 from stepahead.engine.sampler import Sampler
@@ -91,7 +92,7 @@ class Engine:
         with timed("forward"):
             output = self.runner.forward(batch)
         with timed("verify"):
-            verdicts = verify(batch, self.runner.host_logits(output), self.sampler)
+            verdicts = verify(batch, LogitRows.of_pass(self.runner.backend, output), self.sampler)
         with timed("commit"):
             outputs = self.scheduler.commit(batch, verdicts)
             self._outputs += outputs

@@ -4,15 +4,18 @@ Owns the KV tensors and the model. Knows where rows lie; not why they were sched
 """
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import numpy as np
 
-from stepahead.backends.base import Backend, Floats, Ints, KVBlocks, Tensor
+from stepahead.backends.base import Backend, Floats, Ints, KVBlocks, SampleRows, Tensor
 from stepahead.engine.batch import RowSpan, ScheduledBatch, ScheduledRows, attention_rows
 from stepahead.engine.kv_cache import SLACK, KVCache
 from stepahead.engine.kv_sizes import block_sizes, size_kv
+from stepahead.engine.logit_rows import sample_rows
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.prefix_cache import PrefixCache
+from stepahead.engine.request import Sequence
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
 
 
@@ -89,9 +92,10 @@ class ModelRunner:
             self.backend.copy_block(self.kv[layer], old, new)
 
     def forward(self, batch: ScheduledBatch) -> ForwardOutput:
-        """The trunk over a step's rows; logits for the rows that verify reads."""
+        """The trunk over a step's rows; logits for the rows that verify reads, and their tokens where it can choose."""
         self.backend.begin_step()
-        output = self.model.forward(self._flatten(batch), self.kv, self.checkpoint)
+        flat = self._flatten(batch)
+        output = self._sampled(flat, self.model.forward(flat, self.kv, self.checkpoint))
         if self._has_experts:
             self.expert_growth = self.backend.routed_experts()
         self.metrics.num_trunk_passes += 1
@@ -106,19 +110,21 @@ class ModelRunner:
         hidden: Tensor,
         logit_rows: Ints,
         output_rows: Ints | None = None,
+        sample: SampleRows | None = None,
     ) -> ForwardOutput:
         """Head `head` over the spans' rows, one after the other; spans carry the tables of the head's own group.
 
         The caller has begun the backend's step, so that `hidden` may be an op's result. Of rows that are not among
-        output_rows (None: all are), only keys and values are computed.
+        output_rows (None: all are), only keys and values are computed. sample: of logit_rows, for a backend that
+        chooses tokens.
         """
         assert self.model.draft is not None
         group = self.model.layers[self.model.draft.layers[head]].kv_group
         rows = attention_rows(spans, self.model.kv_specs[group].window)
         assert len(rows.positions) == len(token_ids) == hidden.shape[0]
         attention = tuple(rows if number == group else None for number in range(len(self.model.kv_specs)))
-        flat = ForwardBatch(token_ids, rows.positions, attention, logit_rows, output_rows)
-        output = self.model.draft_forward(head, flat, hidden, self.kv, self.checkpoint)
+        flat = ForwardBatch(token_ids, rows.positions, attention, logit_rows, output_rows, sample)
+        output = self._sampled(flat, self.model.draft_forward(head, flat, hidden, self.kv, self.checkpoint))
         self.metrics.num_draft_passes += 1
         self.metrics.num_draft_rows += len(token_ids)
         return output
@@ -129,6 +135,12 @@ class ModelRunner:
             return np.empty((0, self.model.vocab_size), dtype=np.float32)
         return self.backend.download(output.logits)
 
+    def _sampled(self, flat: ForwardBatch, output: ForwardOutput) -> ForwardOutput:
+        """The pass with its tokens, if they are wanted and were not chosen on the way."""
+        if flat.sample is None or output.logits is None or output.sampled is not None:
+            return output
+        return replace(output, sampled=self.backend.sample(output.logits, flat.sample, output.logit_ids))
+
     def _flatten(self, batch: ScheduledBatch) -> ForwardBatch:
         attention = tuple(
             None if spec.is_draft else attention_rows(_spans(batch, group), spec.window)
@@ -137,7 +149,8 @@ class ModelRunner:
         positions = next(rows.positions for rows in attention if rows is not None)
         token_ids = np.array([token for rows in batch.rows for token in _row_tokens(rows)], dtype=np.int32)
         logit_rows = np.array([row for rows in batch.rows for row in _logit_rows(rows)], dtype=np.int32)
-        return ForwardBatch(token_ids, positions, attention, logit_rows)
+        sample = sample_rows(_wanted(batch)) if self.backend.can_sample else None
+        return ForwardBatch(token_ids, positions, attention, logit_rows, sample=sample)
 
 
 def _spans(batch: ScheduledBatch, group: int) -> list[RowSpan]:
@@ -148,6 +161,15 @@ def _row_tokens(rows: ScheduledRows) -> list[int]:
     tokens = [*rows.sequence.token_ids[rows.start : rows.end], *rows.draft.token_ids]
     assert len(tokens) == rows.end - rows.start
     return tokens
+
+
+def _wanted(batch: ScheduledBatch) -> list[tuple[Sequence, int]]:
+    """Of each row of logits its sequence and the index of the token that it gives."""
+    return [
+        (rows.sequence, len(rows.sequence.token_ids) + number)
+        for rows in batch.rows
+        for number in range(rows.num_logits)
+    ]
 
 
 def _logit_rows(rows: ScheduledRows) -> range:

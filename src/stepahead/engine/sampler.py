@@ -213,6 +213,12 @@ def check_bias(params: SamplingParams, vocab_size: int) -> None:
             raise RequestError(f"logit_bias token id {token_id} is out of range: the model has {vocab_size} tokens")
 
 
+def is_plain(sequence: Sequence) -> bool:
+    """True if nothing but logits, seed, position and the filters decides a sequence's tokens."""
+    params = sequence.request.params
+    return sequence.grammar is None and not params.logit_bias and not _has_penalty(params)
+
+
 def _has_penalty(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 

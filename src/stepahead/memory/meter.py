@@ -68,6 +68,7 @@ class Meter:
     """Stands for `backend`, with a pool of its own. Implements the ops of `Backend` that loading and passes call."""
 
     name = "meter"
+    can_sample = False
 
     def __init__(self, backend: Backend) -> None:
         self.threads = backend.threads

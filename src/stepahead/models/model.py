@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from stepahead.backends.base import AttentionRows, Ints, KVBlocks, Rope, Tensor
+from stepahead.backends.base import AttentionRows, Ints, KVBlocks, Rope, SampledRows, SampleRows, Tensor
 from stepahead.gguf import GGUFFile
 from stepahead.models.draft_vocab import DraftVocab
 
@@ -74,6 +74,7 @@ class ForwardBatch:
     # Of a head: ascending row numbers whose output is wanted, those of logit_rows among them; None: all. Of the others
     # the head computes keys and values alone.
     output_rows: Ints | None = None
+    sample: SampleRows | None = None  # of logit_rows, where the backend chooses tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,7 @@ class ForwardOutput:
     logits: Tensor | None  # (num_logits, number of ids); None where logit_rows is empty
     hidden: Tensor  # (num_rows, hidden_size): the tap that the next head reads; of output_rows alone, if given
     logit_ids: Ints | None = None  # the token id of each column of a draft's logits; None: the whole vocabulary
+    sampled: SampledRows | None = None  # of the rows of logits, where the backend has chosen
 
 
 Checkpoint = Callable[[], None]

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from stepahead.backends.base import BLOCK_SIZE, Backend, Floats, Ints, Tensor
+from stepahead.backends.base import BLOCK_SIZE, Backend, Ints, SampleRows, Tensor
 from stepahead.engine.batch import RowSpan
 from stepahead.engine.kv_cache import KVCache
+from stepahead.engine.logit_rows import LogitRows, sample_rows
 from stepahead.engine.request import Sequence
 from stepahead.models.model import DraftSpec, ForwardOutput, Model
 from stepahead.speculative.head_cache import HeadCache
@@ -48,6 +49,7 @@ class HeadRunner(Protocol):
         hidden: Tensor,
         logit_rows: Ints,
         output_rows: Ints | None = None,
+        sample: SampleRows | None = None,
     ) -> ForwardOutput: ...
 
 
@@ -72,9 +74,10 @@ class DraftJob:
         return [*self.sequence.token_ids[start:end], *drafted]
 
 
-Choose = Callable[[DraftJob, Floats, Ints | None], None]
-"""Told the logits of a job's newest row, and the ids of their columns unless they are the whole vocabulary's; appends a
-token to the job's, and may set its depth: the job goes on while it has fewer tokens, up to the depth it began with."""
+Choose = Callable[[DraftJob, LogitRows, int, Ints | None], None]
+"""Told the logits of a pass and which row of them is a job's newest, and the ids of their columns unless they are the
+whole vocabulary's; appends a token to the job's, and may set its depth: the job goes on while it has fewer tokens, up
+to the depth it began with."""
 
 OnPass = Callable[[int, int, int, float], None]
 """Told of every completed pass: head, rows, rows of logits, seconds."""
@@ -99,6 +102,13 @@ def _output_rows(rows: Seq[_Rows], ends: Seq[int]) -> Ints | None:
             np.arange(end - (part.end - part.first_output), end, dtype=np.int32)
             for part, end in zip(rows, ends, strict=True)
         ]
+    )
+
+
+def _sample_rows(rows: Seq[_Rows]) -> SampleRows:
+    """Each job's next token."""
+    return sample_rows(
+        [(part.job.sequence, len(part.job.sequence.token_ids) + len(part.job.token_ids)) for part in rows]
     )
 
 
@@ -212,8 +222,8 @@ class HeadPasses:
         head = min(step, self._spec.num_heads - 1)
         rows = [self._draft_rows(job, head, step) for job in jobs]
         logits, ids = self._pass(head, rows, with_logits=True)
-        for job, row in zip(jobs, logits, strict=True):
-            choose(job, row, ids)
+        for number, job in enumerate(jobs):
+            choose(job, logits, number, ids)
 
     def _draft_rows(self, job: DraftJob, head: int, step: int) -> _Rows:
         last = job.position + step
@@ -229,7 +239,7 @@ class HeadPasses:
     def _is_recurring(self, step: int) -> bool:
         return self._spec.is_recurrent and step > 0
 
-    def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[Floats, Ints | None]:
+    def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[LogitRows, Ints | None]:
         """One pass of one head; its rows count as run only when it is complete, for it may be abandoned."""
         backend, group = self._runner.backend, self._groups[head]
         spans = [
@@ -244,8 +254,11 @@ class HeadPasses:
         started = time.perf_counter()
         backend.begin_step()
         hidden = self._inputs(head, rows, ends[-1])
-        output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows, _output_rows(rows, ends))
-        logits = np.empty((0, 0), np.float32) if output.logits is None else backend.download(output.logits)
+        sample = _sample_rows(rows) if with_logits and backend.can_sample else None
+        output_rows = _output_rows(rows, ends)
+        output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows, output_rows, sample)
+        logits = LogitRows.of_pass(backend, output)
+        logits.wait()
         seconds = time.perf_counter() - started
         first = 0
         for part in rows:

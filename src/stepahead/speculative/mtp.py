@@ -12,6 +12,7 @@ import numpy as np
 
 from stepahead.backends.base import Floats, Ints, Tensor
 from stepahead.engine.batch import ScheduledBatch
+from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.replay import FORCED_MARGIN
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
 from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist
@@ -99,10 +100,10 @@ class MtpProposer:
         """Draft job.token_ids of every job, one pass a token for all of them, until nobody wants more."""
         states = {job: SamplerState.of(job.sequence) for job in jobs}
 
-        def choose(job: DraftJob, logits: Floats, ids: Ints | None) -> None:
+        def choose(job: DraftJob, logits: LogitRows, number: int, ids: Ints | None) -> None:
             num_tokens = len(job.token_ids)
             shortlist = None if ids is None else Shortlist(ids, self._runner.model.vocab_size)
-            states[job], margin = self._choose(job, logits, shortlist, states[job])
+            states[job], margin = self._choose(job, logits, number, shortlist, states[job])
             if len(job.token_ids) > num_tokens and not wants_more(job, margin):
                 job.depth = len(job.token_ids)
 
@@ -142,10 +143,10 @@ class MtpProposer:
             )
         logits: list[Floats] = []
 
-        def choose(job: DraftJob, row: Floats, ids: Ints | None) -> None:
+        def choose(job: DraftJob, rows: LogitRows, number: int, ids: Ints | None) -> None:
             assert ids is None, "these are compared with other engines': of the whole vocabulary"
-            logits.append(row.copy())
-            job.token_ids.append(int(row.argmax()))
+            logits.append(rows.values[number].copy())
+            job.token_ids.append(int(logits[-1].argmax()))
 
         with all_ids(self._runner.model):
             self._passes.run([job], choose)
@@ -180,7 +181,7 @@ class MtpProposer:
             self._runner.model.draft_vocab.note(token_ids)
 
     def _choose(
-        self, job: DraftJob, logits: Floats, shortlist: Shortlist | None, state: SamplerState
+        self, job: DraftJob, logits: LogitRows, number: int, shortlist: Shortlist | None, state: SamplerState
     ) -> tuple[SamplerState, float]:
         """Draft one token as the target will choose it, and end the draft where the text would end.
 
@@ -188,13 +189,13 @@ class MtpProposer:
         """
         position = len(job.sequence.token_ids) + len(job.token_ids)
         try:
-            sampled = self._sampler.sample(logits, state, position, shortlist)
+            sampled = logits.choose(number, self._sampler, state, position, shortlist)
         except RequestError:
             job.depth = len(job.token_ids)  # nothing is allowed here; if the text gets here, verify says so
             return state, 0.0
         replay = job.sequence.request.replay
         if replay is not None and replay.rates is not None:
-            forced = replay.draft(position, len(job.token_ids), sampled.token_id, len(logits))
+            forced = replay.draft(position, len(job.token_ids), sampled.token_id, self._runner.model.vocab_size)
             sampled = Sampled(forced, FORCED_MARGIN)
         job.token_ids.append(sampled.token_id)
         if sampled.token_id in job.sequence.request.end_ids:

@@ -13,7 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from stepahead import _native
-from stepahead.backends.base import BLOCK_SIZE, KV_TYPES, PLAIN, AttentionRows, Floats, Handle, Ints, Rope
+from stepahead.backends.base import (
+    BLOCK_SIZE,
+    KV_TYPES,
+    PLAIN,
+    AttentionRows,
+    Floats,
+    Handle,
+    Ints,
+    Rope,
+    SampledRows,
+    SampleRows,
+)
 from stepahead.backends.cpu.layouts import PANELS, preferred_layout
 from stepahead.backends.cpu.matrix import Matrix
 from stepahead.backends.cpu.threads import resolve_threads
@@ -63,6 +74,7 @@ class CpuBackend:
     """Implements `Backend`; one thread pool, one kernel table and one memory pool an instance."""
 
     name = "cpu"
+    can_sample = False
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         self._context = _native.Context(resolve_threads(threads), resolve_isa(isa))
@@ -236,6 +248,9 @@ class CpuBackend:
 
     def token_words(self, seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         return self._context.token_words(seed, position, token_ids)
+
+    def sample(self, logits: Handle, rows: SampleRows, ids: Ints | None) -> SampledRows:
+        raise BackendError("the CPU backend leaves choosing tokens to engine/sampler.py")
 
     def routed_experts(self) -> tuple[int, ...]:
         return self._context.routed_experts()

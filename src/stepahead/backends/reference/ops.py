@@ -22,6 +22,8 @@ from stepahead.backends.base import (
     Floats,
     Ints,
     Rope,
+    SampledRows,
+    SampleRows,
 )
 from stepahead.backends.reference.activations import round_trip
 from stepahead.backends.reference.philox import Words, token_words
@@ -83,6 +85,7 @@ class ReferenceBackend:
     """See `Backend` for what each op means; here is how."""
 
     name = "reference"
+    can_sample = False
 
     def __init__(self, int8_activations: bool = False) -> None:
         self.int8_activations = int8_activations
@@ -287,6 +290,9 @@ class ReferenceBackend:
 
     def token_words(self, seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:
         return token_words(seed, position, token_ids)
+
+    def sample(self, logits: Floats, rows: SampleRows, ids: Ints | None) -> SampledRows:
+        raise BackendError("the reference leaves choosing tokens to engine/sampler.py")
 
     def routed_experts(self) -> tuple[int, ...]:
         num_rows = max(map(len, self._routed), default=0)
