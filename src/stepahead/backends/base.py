@@ -84,7 +84,12 @@ class Rope:
 
     def angles(self, positions: Ints) -> npt.NDArray[np.float64]:
         """(num_rows, num_rotated / 2) float64, reduced to [0, 2 pi): every backend takes cos and sin of these."""
-        return np.remainder(positions.astype(np.float64)[:, None] * _inverse_frequencies(self), 2.0 * np.pi)
+        return np.remainder(positions.astype(np.float64)[:, None] * self.inverse_frequencies, 2.0 * np.pi)
+
+    @property
+    def inverse_frequencies(self) -> npt.NDArray[np.float64]:
+        """(num_rotated / 2,) what a position is multiplied with."""
+        return _inverse_frequencies(self)
 
 
 @lru_cache(maxsize=16)  # a model has two or three, and asks for them every pass

@@ -1,0 +1,122 @@
+"""Keys and values in blocks: how they are written, and what the host does with blocks."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+from backends.cuda.kernel_cases import DEVICE, LAUNCH, normal, on_device, on_host, poisoned_memory
+from stepahead.backends.base import AttentionRows
+from stepahead.backends.cuda.kernels.kv_write import kv_write
+from stepahead.backends.cuda.kv import KVBlocks
+from stepahead.backends.reference.ops import ReferenceBackend
+from stepahead.errors import BackendError
+
+REFERENCE = ReferenceBackend()
+KV_TYPES = ["f16", "f32", "q8_0"]
+
+
+def poisoned_kv(num_blocks: int, heads: int, head_dim: int, kv_type: str) -> KVBlocks:
+    with poisoned_memory():
+        return KVBlocks(num_blocks, heads, head_dim, kv_type, DEVICE)
+
+
+def stored(kv: KVBlocks) -> list[np.ndarray]:
+    """Keys and values as float32, (num_blocks * 64, heads, head_dim)."""
+    found = []
+    for plane, scales in ((kv.keys, kv.key_scales), (kv.values, kv.value_scales)):
+        numbers = on_host(plane).astype(np.float32)
+        if kv.kv_type == "q8_0":
+            numbers = numbers * np.repeat(on_host(scales).astype(np.float32), 32, axis=-1)
+        found.append(numbers.transpose(0, 2, 1, 3).reshape(-1, kv.num_kv_heads, kv.head_dim))
+    return found
+
+
+def slots_only(slots: np.ndarray) -> AttentionRows:
+    return AttentionRows(slots, slots, slots, slots.reshape(1, -1), slots)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize(("heads", "head_dim"), [(2, 128), (1, 96), (3, 32)])
+def test_what_is_written_has_the_bits_of_the_reference(kv_type: str, heads: int, head_dim: int) -> None:
+    rng = np.random.default_rng(0)
+    slots = np.array([64 + 5, 0, 191, 63], np.int32)
+    k, v = normal(rng, 2, 4, heads * head_dim)
+    k[1] *= 1e-6  # whose scale is no normal half
+    k[2] = 0.0
+    v[0] *= 300.0
+    kv = poisoned_kv(3, heads, head_dim, kv_type)
+    kv_write(LAUNCH, kv, on_device(k), on_device(v), on_device(slots))
+    expected = REFERENCE.new_kv(3, heads, head_dim, kv_type)
+    expected.k[:], expected.v[:] = np.nan, np.nan
+    REFERENCE.kv_write(expected, k, v, slots_only(slots))
+    for actual, wanted in zip(stored(kv), (expected.k, expected.v), strict=True):
+        assert np.array_equal(actual, wanted.astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_numbers_that_do_not_fit(kv_type: str) -> None:
+    k = np.ones((1, 128), np.float32)
+    k[0, 3], k[0, 40], k[0, 70], k[0, 100] = np.nan, -np.inf, 65520.0 * 127, 65500.0 * 127
+    kv = poisoned_kv(1, 1, 128, kv_type)
+    with np.errstate(over="ignore"):
+        kv_write(LAUNCH, kv, on_device(k), on_device(k), on_device(np.array([7], np.int32)))
+        halves = k[0].astype(np.float16).astype(np.float32)
+    key = stored(kv)[0][7, 0]
+    if kv_type == "f32":
+        assert np.array_equal(key, k[0], equal_nan=True)
+    elif kv_type == "f16":
+        assert np.array_equal(key, halves, equal_nan=True)
+    else:
+        assert np.isnan(key[:96]).all()
+        assert key[100] == np.float16(65500.0) * np.float32(127)
+        assert not key[101:].any()
+
+
+def test_a_row_without_a_slot_is_not_kept() -> None:
+    kv = poisoned_kv(1, 1, 32, "f16")
+    kv_write(LAUNCH, kv, *[on_device(np.ones((2, 32), np.float32))] * 2, on_device(np.array([-1, 3], np.int32)))
+    keys = stored(kv)[0][:, 0]
+    assert (keys[3] == 1).all()
+    assert np.isnan(np.delete(keys, 3, axis=0)).all()
+
+
+def test_a_slot_far_behind_is_found() -> None:
+    """Beyond 2^31 elements, on memory that is reserved and, but for one page, never there."""
+    kv = KVBlocks(40_000, 8, 128, "f16", DEVICE)
+    assert kv.keys.numel() > 2**31
+    slot = 39_999 * 64 + 63
+    k = normal(np.random.default_rng(1), 1, 8 * 128)
+    kv_write(LAUNCH, kv, on_device(k), on_device(k), on_device(np.array([slot], np.int32)))
+    assert np.array_equal(on_host(kv.values[39_999, :, 63]).reshape(1, -1), k.astype(np.float16))
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_blocks_are_copied_read_and_written(kv_type: str) -> None:
+    kv = poisoned_kv(4, 2, 64, kv_type)
+    k, v = normal(np.random.default_rng(2), 2, 4, 128)
+    kv_write(LAUNCH, kv, on_device(k), on_device(v), on_device(np.array([64, 70, 104, 127], np.int32)))
+    kv.copy(1, 3)
+    for numbers in stored(kv):
+        assert np.array_equal(numbers[64:128], numbers[192:], equal_nan=True)
+        assert np.isnan(numbers[:64]).all()
+    data = kv.read(3, 40)
+    assert data.dtype == np.uint8
+    assert data.shape == (kv.nbytes // 4,)
+    kv.write(0, data)
+    for numbers in stored(kv):
+        assert np.array_equal(numbers[:40], numbers[64:104], equal_nan=True)
+        assert not numbers[40:64].any()
+        assert np.isnan(numbers[128:192]).all()
+    assert np.array_equal(kv.read(0, 64), data)
+    with pytest.raises(BackendError, match="a block has"):
+        kv.write(0, data[1:])
+    with pytest.raises(BackendError, match="there are 4 blocks"):
+        kv.copy(0, 4)
+
+
+def test_types_that_are_none_are_refused() -> None:
+    with pytest.raises(BackendError, match="'f17' is unknown"):
+        KVBlocks(1, 1, 64, "f17", DEVICE)
+    with pytest.raises(BackendError, match="use 'f16'"):
+        KVBlocks(1, 1, 48, "q8_0", DEVICE)
