@@ -53,11 +53,16 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def check_half(half: HalfRows | None, values: np.ndarray) -> None:
-    """It is `values` to eleven bits, in its range, with zeros behind."""
+    """It is `values` to eleven bits, in its range, with zeros behind, and then means of 16 to 22 bits."""
     assert half is not None
-    halves, exponents = on_host(half.values).astype(np.float32), on_host(half.exponents)
-    width = values.shape[1]
-    assert halves.shape == (len(values), -(-width // 256) * 256)
+    stored, exponents = on_host(half.values).astype(np.float32), on_host(half.exponents)
+    width, padded = values.shape[1], -(-values.shape[1] // 256) * 256
+    assert stored.shape == (len(values), padded + padded // 8)
+    halves, sums = stored[:, :padded], stored[:, padded:]
+    means = halves.reshape(len(halves), -1, 16).mean(axis=2, dtype=np.float64)
+    assert (
+        np.abs(sums[:, ::2].astype(np.float64) + sums[:, 1::2] - means) <= 2.0**-22 * np.abs(means) + 2.0**-12
+    ).all()
     assert not halves[:, width:].any()
     peaks = np.abs(halves).max(axis=1)
     assert ((peaks >= 2.0**14) & (peaks <= 2.0**15))[np.abs(values).max(axis=1) > 2.0**-112].all()

@@ -6,8 +6,10 @@ import torch
 class HalfRows:
     """Rows as float16 times a power of two of each row's own, exact but for the rounding to 11 bits.
 
-    values: (num_rows, width padded with zeros to a multiple of 256) float16, the largest magnitude of a row in
-    [2^14, 2^15); exponents: (num_rows,) float32 powers of two; x = values * exponents[:, None].
+    values: (num_rows, padded + padded / 8) float16: the width padded with zeros to a multiple of 256, the largest
+    magnitude of a row in [2^14, 2^15]; then of each 16 of them the mean, as a half and the half that it lacks, which
+    the minima of weights are multiplied with. exponents: (num_rows,) float32 powers of two;
+    x = values * exponents[:, None].
     """
 
     __slots__ = ("exponents", "values")

@@ -12,6 +12,11 @@ def padded_width(width: int) -> int:
     return -(-width // HALF_PADDING) * HALF_PADDING
 
 
+def half_stride(width: int) -> int:
+    """Of the `values` of HalfRows: from row to row."""
+    return padded_width(width) // 8 * 9
+
+
 def row_block(width: int) -> int:
     """The power of two that holds a row and its padding."""
     return max(HALF_PADDING, triton.next_power_of_2(width))
@@ -47,7 +52,17 @@ def powers_of_two(peak_bits):
 
 @triton.jit
 def store_half_row(y, row, columns, halves, exponents, PADDED: tl.constexpr):
-    """y: a whole row, zeros behind its width."""
-    up, down = powers_of_two(tl.max(magnitude_bits(y)))
-    tl.store(halves + row * PADDED + columns, (y * up).to(tl.float16), mask=columns < PADDED)
+    """y: a whole row, zeros behind its width; columns from 0 on, a power of two of them."""
+    peak = tl.max(magnitude_bits(y))
+    up, down = powers_of_two(peak)
+    half = (y * up).to(tl.float16)
+    halves += row * (PADDED // 8 * 9)
+    tl.store(halves + columns, half, mask=columns < PADDED)
     tl.store(exponents + row, down)
+    # Sums of integers, so that no order of adding shows; of a row that has no sums they do not matter.
+    whole = (tl.where(peak < 0x7F800000, half.to(tl.float32), 0.0) * 4096.0).to(tl.int32)
+    mean = tl.sum(tl.reshape(whole, (whole.shape[0] // 16, 16)), axis=1).to(tl.float32) * (1 / 65536)
+    high = mean.to(tl.float16)
+    pairs = tl.join(high, (mean - high.to(tl.float32)).to(tl.float16))
+    places = tl.arange(0, whole.shape[0] // 8)
+    tl.store(halves + PADDED + places, tl.reshape(pairs, (whole.shape[0] // 8,)), mask=places < PADDED // 8)

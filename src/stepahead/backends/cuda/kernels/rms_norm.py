@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
-from stepahead.backends.cuda.kernels.functions import padded_width, row_block, store_half_row
+from stepahead.backends.cuda.kernels.functions import half_stride, padded_width, row_block, store_half_row
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.rows import HalfRows, Rows
 
@@ -55,7 +55,7 @@ def _launch(
 def new_half_rows(num_rows: int, width: int, device: torch.device) -> HalfRows:
     """Memory for them, to be filled by a kernel."""
     return HalfRows(
-        torch.empty((num_rows, padded_width(width)), dtype=torch.float16, device=device),
+        torch.empty((num_rows, half_stride(width)), dtype=torch.float16, device=device),
         torch.empty((num_rows,), dtype=torch.float32, device=device),
     )
 

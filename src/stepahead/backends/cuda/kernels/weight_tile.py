@@ -1,0 +1,302 @@
+"""Tiles of packed weights as kernels multiply them: the one place where codes become numbers on the way to a product.
+
+A kernel that multiplies has `words`, the int32 records of a matrix of `num_blocks` K blocks, and its FORMAT
+(formats/format.py). For BN output rows that begin with tile `first_tile` of the matrix (16 rows a tile; those of expert
+e begin with tile e * tiles of one expert) it calls
+
+    offsets = row_offsets(tiles_left, num_blocks, FORMAT, BN)
+    record = first_record(words, first_tile, num_blocks, FORMAT)
+    for _ in range(num_blocks):
+        acc = add_block_product(acc, record, offsets, x, sums, x_offsets, mask, FORMAT, BN, R)
+        record, x, sums = record + FORMAT.record_words, x + 256, sums + 32
+
+or `product(...)`, which is just that. acc is (BN, R) float32, weights on the M side. x: the `values` of HalfRows; sums:
+the same pointer plus 256 * num_blocks, where a row's sums begin; x_offsets (R,): of rows, 288 * num_blocks from one to
+the next. Rows with a false mask are not read and count as zeros. The caller multiplies with the rows' exponents after
+the last block. tiles_left: of the matrix, from first_tile on; rows past it get its last tile's weights, and are the
+caller's not to store. BN is a multiple of 16 and at least 16 * num_warps, or warps repeat each other's work.
+
+Every kernel that multiplies goes through `add_block_product`, so that a row has the same bits in all of them.
+"""
+
+import triton
+import triton.language as tl
+
+from stepahead.backends.cuda.formats.format import Levels, Mins, Scales
+
+E2M1 = tl.constexpr(int(Levels.E2M1))
+IQ4 = tl.constexpr(int(Levels.IQ4))
+SIGNED = tl.constexpr(int(Scales.SIGNED))
+NIBBLES = tl.constexpr(int(Scales.NIBBLES))
+HALF = tl.constexpr(int(Scales.HALF))
+EXPONENT = tl.constexpr(int(Scales.EXPONENT))
+NONE = tl.constexpr(int(Scales.NONE))
+NO_MINS = tl.constexpr(int(Mins.NONE))
+HALF_MINS = tl.constexpr(int(Mins.HALF))
+MAGIC = tl.constexpr(0x6400)  # the bits of the half 1024: below it, a code of 10 bits is 1024 + code
+SMALL = tl.constexpr(16384.0)  # weights are multiplied as codes times 2^-14, the smallest normal half
+
+
+@triton.jit
+def row_offsets(tiles_left, num_blocks, FORMAT: tl.constexpr, BN: tl.constexpr):
+    """(BN,) int32: where the records of the rows' tiles begin, in words from the first one's."""
+    WORDS: tl.constexpr = FORMAT.record_words
+    return tl.minimum(tl.arange(0, BN) // 16, tiles_left - 1) * (num_blocks * WORDS)
+
+
+@triton.jit
+def first_record(words, first_tile, num_blocks, FORMAT: tl.constexpr):
+    """Pointer to tile `first_tile`'s record of K block 0."""
+    WORDS: tl.constexpr = FORMAT.record_words
+    return words + first_tile.to(tl.int64) * num_blocks * WORDS
+
+
+@triton.jit
+def product(
+    words, first_tile, tiles_left, num_blocks, x, x_offsets, mask,
+    FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """(BN, R) float32, but for the rows' exponents."""
+    WORDS: tl.constexpr = FORMAT.record_words
+    offsets = row_offsets(tiles_left, num_blocks, FORMAT, BN)
+    record = first_record(words, first_tile, num_blocks, FORMAT)
+    sums = x + num_blocks * 256
+    acc = tl.zeros((BN, R), tl.float32)
+    for _ in range(num_blocks):
+        acc = add_block_product(acc, record, offsets, x, sums, x_offsets, mask, FORMAT, BN, R)
+        record += WORDS
+        x += 256
+        sums += 32
+    return acc
+
+
+@triton.jit
+def add_block_product(
+    acc, record, offsets, x, sums, x_offsets, mask,
+    FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """acc + weights times x over the 256 inputs of one K block."""
+    SCALES: tl.constexpr = FORMAT.scales
+    if SCALES == HALF or SCALES == EXPONENT:  # noqa: PLR1714, SIM109 - Triton's, not Python's
+        acc = _add_scaled_groups(acc, record, offsets, x, x_offsets, mask, FORMAT, BN, R)
+    else:
+        acc = _add_scaled_block(acc, record, offsets, x, x_offsets, mask, FORMAT, BN, R)
+    MINS: tl.constexpr = FORMAT.mins
+    if MINS != NO_MINS:
+        acc = _add_mins(acc, record, offsets, sums, x_offsets, mask, FORMAT, BN, R)
+    return acc
+
+
+@triton.jit
+def _add_scaled_block(
+    acc, record, offsets, x, x_offsets, mask, FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr
+):
+    """Whole sub-scales: they multiply the codes as halves, and d comes once, after the block."""
+    SPAN: tl.constexpr = FORMAT.group
+    SCALES: tl.constexpr = FORMAT.scales
+    D_AT: tl.constexpr = FORMAT.d_at
+    UNIT: tl.constexpr = FORMAT.unit
+    rows = offsets + tl.arange(0, BN) % 16
+    k = tl.arange(0, 4 * SPAN)
+    part = tl.zeros((BN, R), tl.float32)
+    for span in tl.static_range(64 // SPAN):
+        low, low_after = _low_words(record, offsets, span, FORMAT, BN, SPAN)
+        high = _high_words(record, offsets, span, FORMAT, BN, SPAN)
+        a = _weights(low, high, 0, FORMAT, BN, SPAN)
+        b = _weights(low, high, 1, FORMAT, BN, SPAN)
+        c = _weights(low_after, high, 2, FORMAT, BN, SPAN)
+        d = _weights(low_after, high, 3, FORMAT, BN, SPAN)
+        if SCALES != NONE:
+            a = a * _whole_scale(record, rows, span, FORMAT)[:, None]
+            b = b * _whole_scale(record, rows, 64 // SPAN + span, FORMAT)[:, None]
+            c = c * _whole_scale(record, rows, 128 // SPAN + span, FORMAT)[:, None]
+            d = d * _whole_scale(record, rows, 192 // SPAN + span, FORMAT)[:, None]
+        inputs = 64 * (k // SPAN) + SPAN * span + k % SPAN
+        xs = tl.load(x + x_offsets[None, :] + inputs[:, None], mask=mask[None, :], other=0.0)
+        part = tl.dot(_side_by_side(a, b, c, d, BN, SPAN), xs, part)
+    scale = tl.load((record + D_AT).to(tl.pointer_type(tl.float16)) + (rows + offsets)).to(tl.float32) * (SMALL * UNIT)
+    return tl.fma(part, scale[:, None].broadcast_to(BN, R), acc)
+
+
+@triton.jit
+def _add_scaled_groups(
+    acc, record, offsets, x, x_offsets, mask, FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr
+):
+    """A float a group: it comes after the group."""
+    SPAN: tl.constexpr = FORMAT.group
+    rows = offsets + tl.arange(0, BN) % 16
+    k = tl.arange(0, SPAN)
+    for span in tl.static_range(64 // SPAN):
+        low, low_after = _low_words(record, offsets, span, FORMAT, BN, SPAN)
+        high = _high_words(record, offsets, span, FORMAT, BN, SPAN)
+        for chunk in tl.static_range(4):
+            weights = _weights(low if chunk < 2 else low_after, high, chunk, FORMAT, BN, SPAN)
+            inputs = 64 * chunk + SPAN * span + k
+            xs = tl.load(x + x_offsets[None, :] + inputs[:, None], mask=mask[None, :], other=0.0)
+            scale = _float_scale(record, rows, (64 // SPAN) * chunk + span, FORMAT)
+            acc = tl.fma(tl.dot(weights, xs), scale[:, None].broadcast_to(BN, R), acc)
+    return acc
+
+
+@triton.jit
+def _add_mins(acc, record, offsets, sums, x_offsets, mask, FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr):
+    """Minima times the sums of 16 inputs each; a sum is a half and the rest of it, another."""
+    MINS: tl.constexpr = FORMAT.mins
+    PER_GROUP: tl.constexpr = FORMAT.group // 16
+    rows = offsets + tl.arange(0, BN) % 16
+    group = tl.arange(0, 16) // PER_GROUP
+    if MINS == HALF_MINS:
+        MINS_AT: tl.constexpr = FORMAT.mins_at
+        words = tl.load(record + MINS_AT + rows[:, None] + (16 * (group // 2))[None, :])
+        bits = (words >> (16 * (group % 2))[None, :]) & 0xFFFF
+        minima = _halves(bits * 0x10001, BN, 32)
+        factor = tl.full((BN,), 16.0, tl.float32)
+    else:
+        SCALES: tl.constexpr = FORMAT.scales
+        AT: tl.constexpr = FORMAT.scales_at if FORMAT.scales == 3 else FORMAT.mins_at
+        DMIN_AT: tl.constexpr = FORMAT.dmin_at
+        words = tl.load(record + AT + rows[:, None] + (16 * (group // 4))[None, :])
+        if SCALES == NIBBLES:
+            bits = (words >> (8 * (group % 4) + 4)[None, :]) & 15
+        else:
+            bits = (words >> (8 * (group % 4))[None, :]) & 255
+        minima = _halves(bits * 0x10001 | 0x64006400, BN, 32) - 1024.0
+        dmin = tl.load((record + DMIN_AT).to(tl.pointer_type(tl.float16)) + (rows + offsets))
+        factor = dmin.to(tl.float32) * -16.0
+    xs = tl.load(sums + x_offsets[None, :] + tl.arange(0, 32)[:, None], mask=mask[None, :], other=0.0)
+    return tl.fma(tl.dot(minima, xs), factor[:, None].broadcast_to(BN, R), acc)
+
+
+@triton.jit
+def _low_words(record, offsets, span: tl.constexpr, FORMAT: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr):
+    """Two tiles (BN, SPAN / 2): words in which the codes of chunks 0 and 1, and of 2 and 3, stand at the same bits."""
+    BITS: tl.constexpr = FORMAT.low_bits
+    if BITS == 8:
+        pair = (SPAN // 2) * span + tl.arange(0, SPAN // 2)
+        at = (offsets + (tl.arange(0, BN) % 16) * 64)[:, None] + pair[None, :]
+        return tl.load(record + at), tl.load(record + 32 + at)
+    else:  # noqa: RET505
+        words = _plane_words(record, offsets, span, BITS, BN, SPAN)
+        return words, words >> (2 * BITS)
+
+
+@triton.jit
+def _high_words(record, offsets, span: tl.constexpr, FORMAT: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr):
+    BITS: tl.constexpr = FORMAT.high_bits
+    AT: tl.constexpr = FORMAT.high_at
+    if BITS == 0:
+        return 0
+    else:  # noqa: RET505 - Triton looks at what follows a return, too
+        return _plane_words(record + AT, offsets, span, BITS, BN, SPAN)
+
+
+@triton.jit
+def _plane_words(plane, offsets, span: tl.constexpr, BITS: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr):
+    """(BN, SPAN / 2): the words of the span's pairs, the code of chunk c at bit BITS * c."""
+    COUNT: tl.constexpr = SPAN // 2
+    WORDS: tl.constexpr = 8 * BITS
+    pair = COUNT * span + tl.arange(0, COUNT)
+    words = tl.load(plane + (offsets + (tl.arange(0, BN) % 16) * WORDS)[:, None] + (pair % WORDS)[None, :])
+    if COUNT <= WORDS:
+        return words >> (4 * BITS * (COUNT * span // WORDS))
+    else:  # noqa: RET505
+        return words >> (4 * BITS * (pair // WORDS))[None, :]
+
+
+@triton.jit
+def _weights(low, high, chunk: tl.constexpr, FORMAT: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr):
+    """(BN, SPAN) float16: (level(code) - offset) * 2^-14.
+
+    A code under a mask is the bits of a half that is the code times a power of two, too small to be a normal number:
+    one multiplication makes it one, without a conversion.
+    """
+    LEVELS: tl.constexpr = FORMAT.levels
+    OFFSET: tl.constexpr = FORMAT.offset
+    LOW: tl.constexpr = FORMAT.low_bits
+    AT: tl.constexpr = LOW * (chunk % 2) % 8
+    if LEVELS == E2M1:  # sign, two bits of exponent, one of mantissa: to their places in a half
+        bits = ((low << (9 - AT)) & 0x0E000E00) | ((low << (12 - AT)) & -0x7FFF8000)
+        weights = _halves(bits, BN, SPAN) * 2.0
+    else:
+        codes = _halves(_code_bits(low, high, chunk, FORMAT), BN, SPAN)
+        NORMAL: tl.constexpr = 1024.0 / (1 << AT)
+        if LEVELS == IQ4:
+            weights = _iq4_levels(codes * NORMAL, BN, SPAN)
+        elif OFFSET == 0:
+            weights = codes * NORMAL
+        else:
+            offset = tl.full((BN, SPAN), -OFFSET / SMALL, tl.float16)
+            weights = tl.fma(codes, tl.full((BN, SPAN), NORMAL, tl.float16), offset)
+    return weights
+
+
+@triton.jit
+def _code_bits(low, high, chunk: tl.constexpr, FORMAT: tl.constexpr):
+    """The codes of a chunk at bit AT of `_weights`, low and high bits together, nothing else."""
+    LOW: tl.constexpr = FORMAT.low_bits
+    HIGH: tl.constexpr = FORMAT.high_bits
+    AT: tl.constexpr = LOW * (chunk % 2) % 8
+    LOW_MASK: tl.constexpr = (((1 << LOW) - 1) << AT) * 0x10001
+    if LOW == 8:
+        low = low >> (8 * (chunk % 2))
+    bits = low & LOW_MASK
+    if HIGH != 0:
+        HIGH_MASK: tl.constexpr = (((1 << HIGH) - 1) << (AT + LOW)) * 0x10001
+        LEFT: tl.constexpr = AT + LOW - HIGH * chunk
+        if LEFT >= 0:
+            bits |= (high << LEFT) & HIGH_MASK
+        else:
+            bits |= (high >> -LEFT) & HIGH_MASK
+    return bits
+
+
+@triton.jit
+def _halves(pairs, BN: tl.constexpr, SPAN: tl.constexpr):
+    """(BN, SPAN / 2) int32, each the bits of two halves, to (BN, SPAN) float16."""
+    even = pairs.to(tl.int16).to(tl.float16, bitcast=True)
+    odd = (pairs >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    return tl.reshape(tl.join(even, odd), (BN, SPAN))
+
+
+@triton.jit
+def _side_by_side(a, b, c, d, BN: tl.constexpr, SPAN: tl.constexpr):
+    """Four (BN, SPAN) as one (BN, 4 * SPAN): a dot that is longer waits less often."""
+    both = tl.join(tl.join(a, c), tl.join(b, d))
+    return tl.reshape(tl.permute(both, (0, 2, 3, 1)), (BN, 4 * SPAN))
+
+
+@triton.jit
+def _whole_scale(record, rows, group: tl.constexpr, FORMAT: tl.constexpr):
+    """(BN,) float16."""
+    SCALES: tl.constexpr = FORMAT.scales
+    AT: tl.constexpr = FORMAT.scales_at + 16 * (group // 4)
+    SHIFT: tl.constexpr = 8 * (group % 4)
+    word = tl.load(record + AT + rows) >> SHIFT
+    if SCALES == NIBBLES:
+        scale = ((word & 15) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
+    elif SCALES == SIGNED:
+        scale = (((word & 255) ^ 128) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1152.0
+    else:
+        scale = ((word & 255) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
+    return scale
+
+
+@triton.jit
+def _float_scale(record, rows, group: tl.constexpr, FORMAT: tl.constexpr):
+    """(BN,) float32, times 2^14."""
+    SCALES: tl.constexpr = FORMAT.scales
+    SCALES_AT: tl.constexpr = FORMAT.scales_at
+    if SCALES == HALF:
+        bits = tl.load(record + (SCALES_AT + 16 * (group // 2)) + rows) >> (16 * (group % 2))
+        scale = bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    else:
+        exponent = (tl.load(record + (SCALES_AT + 16 * (group // 4)) + rows) >> (8 * (group % 4))) & 255
+        # 2^(exponent - 128); below 2^-126 a bit of the mantissa is the number.
+        bits = tl.where(exponent >= 2, (exponent - 1) << 23, 0x00200000 << exponent)
+        scale = bits.to(tl.float32, bitcast=True)
+    return scale * SMALL
+
+
+@triton.jit
+def _iq4_levels(codes, BN: tl.constexpr, SPAN: tl.constexpr):
+    return codes
