@@ -10,7 +10,7 @@ from stepahead.errors import ConfigError
     ("settings", "message"),
     [
         ({"kv_type": "int3"}, r"kv_type='int3' is unknown: give one of f16, f32, q8_0"),
-        ({"backend": "tpu"}, r"backend='tpu' is unknown: give one of cpu, reference"),
+        ({"device": "tpu"}, r"device='tpu' is unknown: give auto, cpu, cuda, a certain GPU as cuda:0, or reference"),
         ({"threads": 0}, r"threads=0 is out of range: give a value from 1 to 1024"),
         ({"threads": 2.0}, r"threads=2.0 is not an integer"),
         ({"threads": True}, r"threads=True is not an integer"),

@@ -202,7 +202,7 @@ def test_unknown_settings_are_type_errors() -> None:
     ("kwargs", "message"),
     [
         ({"kv_type": "f8"}, "kv_type='f8'"),
-        ({"backend": "tpu"}, "backend='tpu'"),
+        ({"device": "tpu"}, "device='tpu'"),
         ({"threads": 0}, "threads=0"),
         ({"context_length": 5000}, "context_length=5000.*4096"),
         ({"max_num_seqs": 0}, "max_num_seqs=0"),

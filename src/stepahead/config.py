@@ -4,6 +4,7 @@ Owns defaults and limits. None is resolved once, here, into a new object. Knows 
 environment variable is read by the one module that it is for.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from stepahead.backends.base import KV_TYPES
 from stepahead.backends.cpu.threads import MAX_THREADS, resolve_threads
 from stepahead.errors import ConfigError
 
-BACKENDS = ("cpu", "reference")
+DEVICES = re.compile(r"auto|cpu|reference|cuda(:\d{1,4})?")
 DRAFT_VOCABS = ("auto", "full")
 DRAFT_TYPES = ("file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
@@ -42,7 +43,7 @@ class EngineConfig:
     kv_type: str = "f16"
     threads: int | None = None
     context_length: int | str | None = None
-    backend: str = "cpu"
+    device: str = "auto"
     max_num_seqs: int = 8
     chunk_tokens: int = 512
     max_step_ms: float | None = DEFAULT_MAX_STEP_MS
@@ -57,7 +58,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
-        _one_of("backend", self.backend, BACKENDS)
+        if not isinstance(self.device, str) or not DEVICES.fullmatch(self.device):
+            raise ConfigError(
+                f"device={self.device!r} is unknown: give auto, cpu, cuda, a certain GPU as cuda:0, or reference"
+            )
         if self.threads is not None:
             _integer("threads", self.threads, 1, MAX_THREADS)
         if self.context_length is not None and self.context_length != AUTO_CONTEXT:
@@ -99,7 +103,7 @@ class EngineConfig:
             kv_type=self.kv_type,
             threads=resolve_threads(self.threads),
             context_length=asked or min(file_context_length, DEFAULT_CONTEXT_LENGTH),
-            backend=self.backend,
+            device=self.device,
             max_num_seqs=self.max_num_seqs,
             chunk_tokens=self.chunk_tokens,
             max_step_ms=self.max_step_ms,
@@ -120,7 +124,7 @@ class ResolvedConfig:
     kv_type: str
     threads: int
     context_length: int
-    backend: str
+    device: str  # "cpu", "cuda:N" or "reference"
     max_num_seqs: int
     chunk_tokens: int
     max_step_ms: float | None  # None: no limit

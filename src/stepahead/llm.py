@@ -34,7 +34,7 @@ from stepahead.job_loop import JobLoop, OnPrompt
 from stepahead.memory.plan import MemoryPlan
 from stepahead.model_info import ModelInfo, model_info
 from stepahead.models.model import Chain
-from stepahead.opening import fit_memory, load_tokenizer, load_weights, make_backend, open_spill
+from stepahead.opening import load_tokenizer, load_weights, open_backend, open_spill
 from stepahead.repack.repacked import OnRepack
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.arbiter import Arbiter
@@ -61,7 +61,7 @@ class LLM:
         threads: int | None = None,
         context_length: int | str | None = None,
         *,
-        backend: str = "cpu",
+        device: str = "auto",
         max_num_seqs: int = 8,
         chunk_tokens: int = 512,
         max_step_ms: float | None = DEFAULT_MAX_STEP_MS,
@@ -78,11 +78,12 @@ class LLM:
 
         mtp: "auto" uses the heads in the file or those linked to it when it was pulled, "off" none, a path those of a
         companion file. kv_type: "f16", "f32" or "q8_0". threads None: the physical cores this process may use.
-        context_length None: the model's, at most 32,768; "auto": the largest that fits into the free memory.
+        context_length None: the model's, at most 32,768; "auto": the largest that fits into the free memory. device:
+        "auto", a GPU that the model fits on, else "cpu"; "cuda", "cuda:1"; "reference", the slow specification.
         max_num_seqs: how many prompts run side by side; chunk_tokens: rows a step; max_step_ms: what a step may take
         while text is generated, or twice what it takes anyway: prompts beside it are cut to fit; None: no limit.
         repack: where repacked weights of a large model are kept: "auto" beside it, a path in that folder, "never"
-        nowhere and none are made; on_repack(file, done, total) hears of one being written.
+        nowhere and none are made; on_repack(file, done, total) hears of it, and of weights on their way to a GPU.
         draft_vocab: how many of the most frequent tokens a draft may be of, beside those seen lately: "auto", "full"
         for all, or a number. draft_type: "file", or the type that the heads' large matrices get where it is smaller:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
@@ -96,7 +97,7 @@ class LLM:
             kv_type=kv_type,
             threads=threads,
             context_length=context_length,
-            backend=backend,
+            device=device,
             max_num_seqs=max_num_seqs,
             chunk_tokens=chunk_tokens,
             max_step_ms=max_step_ms,
@@ -115,9 +116,8 @@ class LLM:
         self._file = GGUFFile.open(model)
         self._heads = None if companion is None else GGUFFile.open(companion)
         self.tokenizer = load_tokenizer(self._file)
-        self.backend = make_backend(asked)
         heads = None if mtp == "off" else self._heads or self._file
-        self._fitted = fit_memory(self._file, self._heads, self.backend, asked)
+        self.backend, self._fitted = open_backend(self._file, self._heads, asked)
         asked = self._fitted.config
         loaded, self.repacked = load_weights(self._file, heads, self.backend, self.tokenizer, asked, on_repack)
         self.config: ResolvedConfig = asked.resolve(loaded.context_length)

@@ -5,24 +5,26 @@ import json
 import logging
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from stepahead.backends.base import BLOCK_SIZE, NUMERICS_VERSION, Backend
+from stepahead.backends.cuda.requirements import demand_libraries, is_gpu_there
 from stepahead.config import GB, EngineConfig, ResolvedConfig
 from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.prefix_records import FORMAT_VERSION
 from stepahead.engine.prefix_spill import PrefixSpill
 from stepahead.engine.runner import ModelRunner
-from stepahead.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from stepahead.errors import CapacityError, ConfigError, ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile
 from stepahead.memory.fitting import Fitted, fit
 from stepahead.memory.free import free_memory
 from stepahead.memory.planner import Planner
 from stepahead.models.model import Model
+from stepahead.repack.folders import user_folder
 from stepahead.repack.loading import load_repacked
 from stepahead.repack.repacked import OnRepack, Repacked
 from stepahead.repack.shortlist import shorten_drafts
@@ -30,16 +32,47 @@ from stepahead.tokenizer import Tokenizer
 
 log = logging.getLogger("stepahead")
 
+AUTO = "auto"
+
+
+def decide_device(device: str) -> str:
+    """ "cpu", "cuda:N" or "reference": what "auto" and "cuda" mean here. No GPU's library is loaded where there is no
+    GPU."""
+    if device == AUTO:
+        return "cuda:0" if is_gpu_there() else "cpu"
+    return "cuda:0" if device == "cuda" else device
+
 
 def make_backend(config: EngineConfig) -> Backend:
-    """Imported late: the reference needs no native library, and neither needs the other."""
-    if config.backend == "reference":
+    """Imported late: the reference needs no native library, a CPU no GPU's, and none needs the others. Raises
+    ConfigError where a GPU's is missing, BackendError where the GPU is."""
+    device = decide_device(config.device)
+    if device.startswith("cuda:"):
+        demand_libraries(user_folder())
+        from stepahead.backends.cuda.ops import CudaBackend  # noqa: PLC0415
+
+        return cast(Backend, CudaBackend(int(device.removeprefix("cuda:")), threads=config.threads))
+    if device == "reference":
         from stepahead.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
 
         return cast(Backend, ReferenceBackend(int8_activations=True))
     from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415
 
     return cast(Backend, CpuBackend(threads=config.threads))
+
+
+def open_backend(file: GGUFFile, companion: GGUFFile | None, asked: EngineConfig) -> tuple[Backend, Fitted]:
+    """Where the model computes, and its settings, the device decided among them. Raises CapacityError for what fits
+    nowhere, or not where it was asked for."""
+    device = decide_device(asked.device)
+    backend = make_backend(replace(asked, device=device))
+    try:
+        return backend, fit_memory(file, companion, backend, replace(asked, device=device))
+    except CapacityError as error:
+        if asked.device != AUTO or device == "cpu":
+            raise
+        log.warning("%s: computes on the CPU, it does not fit on the GPU: %s", file.path, error)
+    return open_backend(file, companion, replace(asked, device="cpu"))
 
 
 def load_tokenizer(file: GGUFFile) -> Tokenizer:
@@ -50,16 +83,17 @@ def load_tokenizer(file: GGUFFile) -> Tokenizer:
         raise type(error)(f"{file.path}: {error}") from None
 
 
-def memory_limit(asked: EngineConfig) -> int | None:
-    """Bytes that a model may take; None: nobody knows, or it does not matter."""
+def memory_limit(asked: EngineConfig, backend: Backend) -> int | None:
+    """Bytes that a model may take where it computes; None: nobody knows, or it does not matter."""
     if asked.memory_gb is None:
-        return free_memory()
+        place = backend.own_memory
+        return free_memory() if place is None or place.free_nbytes is None else place.free_nbytes
     return None if math.isinf(asked.memory_gb) else int(asked.memory_gb * GB)
 
 
 def fit_memory(file: GGUFFile, companion: GGUFFile | None, backend: Backend, asked: EngineConfig) -> Fitted:
     """What was decided, told to the log. Raises CapacityError for what cannot work."""
-    fitted = fit(Planner(file, companion, backend), asked, memory_limit(asked))
+    fitted = fit(Planner(file, companion, backend), asked, memory_limit(asked, backend))
     for line in fitted.choices:
         log.info("%s: %s", file.path, line)
     for line in fitted.warnings:
@@ -83,6 +117,7 @@ def load_weights(
             f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}"
         )
     shorten_drafts(model, backend, tokenizer.frequent_ids, config.draft_vocab, repack, on_repack or _ignore)
+    backend.finish_loading()
     return model, repacked
 
 
@@ -97,15 +132,16 @@ def open_spill(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner, cach
 def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner) -> str:
     """All that decides the bits of a prefix, so that none is used by what would have computed others.
 
-    No instruction set, threads or layout of weights: they give the same bits (docs/numerics.md). Nor the file of the
-    heads: their own state is computed anew, from hidden rows that are the trunk's.
+    No instruction set, threads or layout of weights of a CPU: they give the same bits (docs/numerics.md). A GPU's do
+    depend on its architecture and on its compiler (docs/numerics-cuda.md). Nor the file of the heads: their own state
+    is computed anew, from hidden rows that are the trunk's.
     """
     model = runner.model
     trunk = [spec for spec in model.kv_specs if not spec.is_draft]
     layers = [model.layers[index] for spec in trunk for index in spec.layers]
     facts = {
         "files": [asdict(source) for source in file.identity()],
-        "backend": runner.backend.name,
+        "backend": [runner.backend.name, runner.backend.describe().get("numerics", "")],
         "numerics": [NUMERICS_VERSION, np.__version__],  # numpy computes the angles of rotary embeddings
         "format": [FORMAT_VERSION, sys.byteorder, BLOCK_SIZE],
         "kv_type": config.kv_type,

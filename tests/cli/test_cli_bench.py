@@ -13,7 +13,7 @@ from stepahead.errors import ConfigError
 from stepahead.texts import KINDS
 from support.random_step35 import Shape, write_model
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 # As few weights as may be: texts of thousands of bytes are read by a model of which a token is a byte.
 TINY = Shape(hidden=32, head_dim=16, num_trunk=2, num_experts=4, width=64, vocab=300, full_period=2)
 
@@ -51,7 +51,7 @@ def test_it_measures_plain_each_depth_and_auto(cli, model_path, flags):
     assert found["best_fixed"] in ("plain", "1", "2", "3")
     assert found["auto_to_best_fixed"] > 0
     assert (found["max_tokens"], found["num_prompts"], found["rates"]) == (12, 1, None)
-    with LLM(model_path("f32"), backend="reference") as llm:
+    with LLM(model_path("f32"), device="reference") as llm:
         logits = llm.logits(llm.tokenize("def f"))
     assert found["logits_hash"] == hashlib.sha256(logits.tobytes()).hexdigest()[:16]
 

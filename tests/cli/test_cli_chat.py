@@ -7,7 +7,7 @@ from stepahead.cli import chat_session
 from stepahead.cli.chat import converse
 from stepahead.cli.chat_session import ChatSession
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 
 DRAFTING = Speculation(mode="mtp", depth=1, adaptive=False)
 """Whether `auto` drafts within eight tokens depends on the machine; a fixed depth always does."""
@@ -15,7 +15,7 @@ DRAFTING = Speculation(mode="mtp", depth=1, adaptive=False)
 
 @pytest.fixture
 def session(chat_model):
-    with LLM(chat_model, backend="reference", context_length=256) as llm:
+    with LLM(chat_model, device="reference", context_length=256) as llm:
         yield ChatSession(llm, SamplingParams(max_tokens=8, ignore_eos=True), DRAFTING, None)
 
 
@@ -88,7 +88,7 @@ def test_a_full_context_is_a_line_and_the_session_goes_on(session, capsys):
 
 
 def test_reasoning_goes_back_apart_from_the_answer(chat_model):
-    with LLM(chat_model, backend="reference") as llm:
+    with LLM(chat_model, device="reference") as llm:
         session = chat_session.ChatSession(llm, SamplingParams(), Speculation(), None)
         assert session._message(llm.tokenize("hm\n</think>\nyes")) == {
             "role": "assistant",

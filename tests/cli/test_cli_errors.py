@@ -8,7 +8,7 @@ import pytest
 
 from stepahead.cli import main as run_main
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 
 
 def check(result, code: int, *fragments: str) -> None:
@@ -155,7 +155,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_for_debugging(monkeypatch, capsy
 
 
 def test_a_reader_that_goes_away_is_no_error(model_path):
-    command = f"'{sys.executable}' -m stepahead.cli run '{model_path('f32')}' -p x --backend reference --max-tokens 400"
+    command = f"'{sys.executable}' -m stepahead.cli run '{model_path('f32')}' -p x --device reference --max-tokens 400"
     done = subprocess.run(
         ["bash", "-c", f"{command} | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"],
         capture_output=True,

@@ -16,7 +16,7 @@ import pytest
 
 from stepahead.cli import main as run_main
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 NO_ROOM = "stepahead: the output cannot be written: No space left on device\n"
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 

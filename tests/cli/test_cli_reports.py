@@ -10,7 +10,7 @@ from stepahead.cli.loading import size
 from stepahead.gguf import write_gguf
 from support.random_step35 import Shape, metadata, model_tensors
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 
 
 # --- inspect ---
@@ -72,7 +72,7 @@ def test_perplexity_is_that_of_the_logits(cli, model_path, tmp_path):
     flags = ("perplexity", model_path("f32"), "--file", text, "--window", 40, *REF)
     found = json.loads(cli(*flags, "--json").out)
     nats, count = 0.0, 0
-    with LLM(model_path("f32"), backend="reference") as llm:
+    with LLM(model_path("f32"), device="reference") as llm:
         ids = llm.tokenize(text.read_text())
         for start in range(0, len(ids), 40):
             window = ids[start : start + 40]

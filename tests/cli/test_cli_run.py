@@ -8,7 +8,7 @@ import pytest
 from stepahead import LLM, SamplingParams, Speculation
 from stepahead.cli.options import speculation
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_json_has_the_published_fields(run_json, model_path):
         "num_draft_tokens_by_source",
         "num_accepted_tokens_by_source",
     }
-    with LLM(model_path("f32"), backend="reference") as llm:
+    with LLM(model_path("f32"), device="reference") as llm:
         expected = llm.generate("def f", SamplingParams(max_tokens=24, seed=5), Speculation("mtp", 3, adaptive=False))
     assert found["text"] == expected.text
     assert found["token_ids"] == expected.token_ids

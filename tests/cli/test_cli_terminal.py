@@ -11,7 +11,7 @@ GREEN = "\x1b[32m"
 
 
 def test_accepted_draft_tokens_are_green_in_a_terminal(terminal, model_path):
-    flags = ("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 32)
+    flags = ("run", model_path("f32"), "-p", "def f", "--device", "reference", "--max-tokens", 32)
     shown = terminal(*flags, "--depth", 2)
     assert shown.wait() == 0
     assert GREEN in shown.shown
@@ -20,7 +20,7 @@ def test_accepted_draft_tokens_are_green_in_a_terminal(terminal, model_path):
 
 
 def test_nothing_is_green_without_drafts_or_under_no_color(terminal, model_path):
-    flags = ("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 32)
+    flags = ("run", model_path("f32"), "-p", "def f", "--device", "reference", "--max-tokens", 32)
     plain = terminal(*flags, "--depth", 0)
     assert plain.wait() == 0
     assert GREEN not in plain.shown
@@ -30,7 +30,7 @@ def test_nothing_is_green_without_drafts_or_under_no_color(terminal, model_path)
 
 
 def test_a_pipe_stays_a_pipe_under_force_color(process, model_path):
-    flags = ("run", model_path("f32"), "-p", "def f", "--backend", "reference", "--max-tokens", 16)
+    flags = ("run", model_path("f32"), "-p", "def f", "--device", "reference", "--max-tokens", 16)
     forced = process(*flags, FORCE_COLOR="1", TTY_COMPATIBLE="1")
     assert forced.code == 0
     assert "\x1b" not in forced.out + forced.err
@@ -38,7 +38,7 @@ def test_a_pipe_stays_a_pipe_under_force_color(process, model_path):
 
 
 def test_a_long_prompt_has_a_bar_and_a_short_one_has_not(terminal, model_path):
-    flags = ("run", model_path("f32"), "--backend", "reference", "--max-tokens", 2)
+    flags = ("run", model_path("f32"), "--device", "reference", "--max-tokens", 2)
     long = terminal(*flags, "-p", "ab" * 900)
     assert long.wait() == 0
     assert "reading the prompt" in long.shown
@@ -56,7 +56,7 @@ def test_what_a_model_says_cannot_drive_the_terminal():
 def test_ctrl_c_ends_a_run_with_130(model_path):
     command = [sys.executable, "-m", "stepahead.cli", "run", model_path("f32"), "-p", "def f", "--ignore-eos"]
     running = subprocess.Popen(
-        [*map(str, command), "--backend", "reference", "--max-tokens", "4000"],
+        [*map(str, command), "--device", "reference", "--max-tokens", "4000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

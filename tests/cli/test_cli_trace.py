@@ -14,7 +14,7 @@ from stepahead.cli.trace_plot import draw
 from stepahead.trace_file import MAX_NUMBER, TraceHeader, TraceWriter, read_trace
 from support.step_traces import drafted, plain
 
-REF = ("--backend", "reference")
+REF = ("--device", "reference")
 
 
 def count(path: Path) -> int:
@@ -72,7 +72,7 @@ def test_the_engine_is_heard_no_longer_than_the_trace(model_path, tmp_path):
     from stepahead import LLM
     from stepahead.cli.tracing import traced
 
-    with LLM(model_path("f32"), backend="reference") as llm:
+    with LLM(model_path("f32"), device="reference") as llm:
         with pytest.raises(KeyError), traced(llm, tmp_path / "a.jsonl"):
             assert llm.on_step is not None
             raise KeyError

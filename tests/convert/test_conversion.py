@@ -24,7 +24,7 @@ IDS = list(range(3, 43))  # two windows and a half
 
 def logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Of the trunk, and of the heads."""
-    llm = LLM(path, backend="reference", kv_type="f32")
+    llm = LLM(path, device="reference", kv_type="f32")
     return llm.logits(IDS), llm.draft_logits(IDS)
 
 
@@ -123,7 +123,7 @@ def test_parts(hub, tmp_path) -> None:
     with GGUFFile.open(trunk.files[0]) as file:
         assert file.metadata["step35.block_count"] == 4
         assert "step35.nextn_predict_layers" not in file.metadata
-    together = LLM(trunk.files[0], mtp=heads.files[0], backend="reference", kv_type="f32")
+    together = LLM(trunk.files[0], mtp=heads.files[0], device="reference", kv_type="f32")
     for ours, theirs in zip((together.logits(IDS), together.draft_logits(IDS)), logits(full.files[0]), strict=True):
         assert np.array_equal(ours, theirs)
 
@@ -181,7 +181,7 @@ def test_heads_are_not_lost_without_a_word(hub, bf16, tmp_path) -> None:
     assert convert(hub(drop_heads(bf16, 4, 5, 6)), out, part="trunk").num_heads == 0
     one = {**hub_config(SHAPE, nested=False, has_head_entries=False), "num_nextn_predict_layers": 1}
     assert convert(hub(drop_heads(bf16, 5, 6), one), out).num_heads == 1
-    assert len(LLM(out, backend="reference").draft_logits(IDS)) >= 1
+    assert len(LLM(out, device="reference").draft_logits(IDS)) >= 1
 
 
 def test_rope_factors_of_the_published_models(tmp_path) -> None:

@@ -62,7 +62,7 @@ def test_one_head_is_measured_as_deep_as_three(model_path):
 def test_a_model_that_is_too_slow_gets_one_kind_of_text_and_no_more_time(model_path, monkeypatch):
     shared = []
     monkeypatch.setattr(diagnosis, "PROMPT_TOKENS", 16)
-    with LLM(model_path("f32"), threads=1, backend="reference") as llm:
+    with LLM(model_path("f32"), threads=1, device="reference") as llm:
         started = time.perf_counter()
         found = diagnose(llm, 0.01, lambda *args: shared.append(args))
         assert time.perf_counter() - started < 20

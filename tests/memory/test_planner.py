@@ -87,7 +87,7 @@ def test_heads_in_another_type(model_path):
 
 
 def test_the_reference_decodes_what_it_multiplies(model_path):
-    with LLM(model_path("q8_0"), backend="reference", **SMALL) as llm:
+    with LLM(model_path("q8_0"), device="reference", **SMALL) as llm:
         assert llm.memory.of_name("weights decoded") > 3 * llm.memory.of_name("weights")
 
 

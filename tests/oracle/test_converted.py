@@ -47,7 +47,7 @@ def theirs(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_trunk_and_heads(folder: Path, tmp_path: Path) -> None:
     path = convert(folder, tmp_path / "model.gguf", type="F32").files[0]
-    llm = LLM(path, backend="reference", kv_type="f32")
+    llm = LLM(path, device="reference", kv_type="f32")
     logits, drafts = theirs(path)
     assert drafts.shape == (3, SHAPE.vocab)
     assert logits.std() > 0.5

@@ -50,7 +50,7 @@ def llama_logits(path: Path) -> np.ndarray:
 
 
 def compare(path: Path) -> None:
-    expected, actual = llama_logits(path), LLM(path, backend="cpu", threads=1, kv_type="f16").logits(IDS)
+    expected, actual = llama_logits(path), LLM(path, device="cpu", threads=1, kv_type="f16").logits(IDS)
     assert expected.std() > 0.5
     assert np.abs(actual - expected).mean() <= 0.08
     best = np.sort(expected, axis=1)

@@ -147,7 +147,7 @@ def test_where_nothing_wins_there_is_no_file(model: Path, monkeypatch: pytest.Mo
 
 
 def test_the_reference_reads_the_file(model: Path) -> None:
-    with LLM(model, backend="reference", context_length=64) as llm:
+    with LLM(model, device="reference", context_length=64) as llm:
         assert llm.repacked == ()
     assert names(model.parent) == ["model.gguf"]
 

@@ -91,7 +91,7 @@ def test_rows_of_a_small_type_are_the_files_own(model_path) -> None:
 @pytest.mark.parametrize(("name", "budget"), [("q8_0", 0.12), ("f32", 0.12)])
 def test_rows_of_a_large_type_are_nearly_the_files(model_path, name: str, budget: float, backend: str) -> None:
     """Root mean square over that of the logits; Q4_K's and Q4_0's own is some .08."""
-    with LLM(model_path(name), draft_vocab=64, backend=backend) as llm:
+    with LLM(model_path(name), draft_vocab=64, device=backend) as llm:
         short, whole, ids = both_logits(llm)
         assert len(ids) == 64 and 0 < np.sqrt(((short - whole) ** 2).mean()) < budget * np.sqrt((whole**2).mean())
         vocab_of(llm).note([300, 301])
@@ -276,7 +276,7 @@ def test_a_folder_of_choice(model: Path, tmp_path: Path) -> None:
 
 
 def test_rows_in_the_file_are_those_of_the_quantiser(model: Path) -> None:
-    with LLM(model, draft_vocab=64, repack="auto", backend="reference") as llm:
+    with LLM(model, draft_vocab=64, repack="auto", device="reference") as llm:
         head = llm.model.heads[0].shared_head_head
         ids = vocab_of(llm).ids
         wanted = quantize(dequantize(head.data, head.type)[ids], QuantType.Q4_K)

@@ -137,7 +137,7 @@ def test_heads_with_experts(tmp_path: Path) -> None:
     split(full, tmp_path / "trunk.gguf", tmp_path / "heads.gguf")
     join(tmp_path / "trunk.gguf", tmp_path / "heads.gguf", tmp_path / "again.gguf")
     assert (tmp_path / "again.gguf").read_bytes() == full.read_bytes()
-    assert LLM(tmp_path / "again.gguf", backend="reference").model.draft.num_heads == 3
+    assert LLM(tmp_path / "again.gguf", device="reference").model.draft.num_heads == 3
 
 
 def test_heads_with_experts_over_a_dense_trunk(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_heads_with_experts_over_a_dense_trunk(tmp_path: Path) -> None:
     trunk = write(tmp_path / "trunk.gguf", dense, "trunk", pairs=dict.fromkeys(rules))
     heads = write(tmp_path / "heads.gguf", part="heads", tensors=with_expert_heads())
     join(trunk, heads, tmp_path / "full.gguf")
-    assert LLM(tmp_path / "full.gguf", backend="reference").model.draft.num_heads == 3
+    assert LLM(tmp_path / "full.gguf", device="reference").model.draft.num_heads == 3
 
 
 def test_heads_without_an_output_matrix_are_said(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_what_a_trunk_leaves_out_is_not_taken_from_the_heads(tmp_path: Path, key
     trunk = write(tmp_path / "trunk.gguf", part="trunk", pairs={f"step35.{key}": None})
     join(trunk, write(tmp_path / "heads.gguf", part="heads"), tmp_path / "full.gguf")
     assert f"step35.{key}" not in content(tmp_path / "full.gguf")[0]
-    models = [LLM(path, backend="reference", mtp="off") for path in (trunk, tmp_path / "full.gguf")]
+    models = [LLM(path, device="reference", mtp="off") for path in (trunk, tmp_path / "full.gguf")]
     assert np.array_equal(models[0].logits(IDS), models[1].logits(IDS))
 
 
@@ -204,7 +204,7 @@ def test_one_value_for_all_layers_becomes_one_for_each(tmp_path: Path, is_for_al
     trunk = write(tmp_path / "trunk.gguf", shape, "trunk", pairs={key: 2} if is_for_all else None)
     join(trunk, write(tmp_path / "heads.gguf", shape, "heads"), tmp_path / "full.gguf")
     assert content(tmp_path / "full.gguf")[0][key][1] == [2, 2, 2, 4, 4, 4]
-    assert LLM(tmp_path / "full.gguf", backend="reference").model.draft.num_heads == 3
+    assert LLM(tmp_path / "full.gguf", device="reference").model.draft.num_heads == 3
 
 
 def test_keys_of_ours_and_of_nobody_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -20,4 +20,4 @@ def load(path: object, backend: str, monkeypatch: pytest.MonkeyPatch, **kwargs: 
         if isa not in _native.available_isas():
             pytest.skip(f"this CPU has no {isa}")
         monkeypatch.setenv("STEPAHEAD_ISA", isa)
-    return LLM(path, backend=name, **{"kv_type": "f32", "threads": 1 if isa == "scalar" else 2, **kwargs})
+    return LLM(path, device=name, **{"kv_type": "f32", "threads": 1 if isa == "scalar" else 2, **kwargs})

@@ -146,6 +146,14 @@ class RopeTable(Protocol):
     """Opaque: cos and sin of one pass' positions for one `Rope`."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnMemory:
+    """Memory that a backend computes in and that is not the process's."""
+
+    name: str
+    free_nbytes: int | None  # None: it is the process's after all
+
+
 class Backend(Protocol):
     """About two dozen ops sized for language models. Shapes are checked once, here; kernels trust them."""
 
@@ -164,10 +172,20 @@ class Backend(Protocol):
     def threads(self, threads: int) -> None: ...
 
     # --- memory ---
+    @property
+    def own_memory(self) -> OwnMemory | None:
+        """Where all that is loaded is copied to; None: weights are used where the file is mapped."""
+        ...
+
+    def matrix_nbytes(self, type: QuantType, shape: tuple[int, ...]) -> int:
+        """What such weights take once they are loaded."""
+        ...
+
     def load_matrix(
         self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
     ) -> QuantMatrix:
-        """Weights over `data`, the bytes of the file (kept mapped, not copied): (out, in) or (experts, out, in).
+        """Weights over `data`, the bytes of the file: (out, in) or (experts, out, in). They stay mapped, and are not
+        copied unless own_memory says so.
 
         layout: PLAIN, or what preferred_layout said and repack made.
         """
@@ -186,6 +204,10 @@ class Backend(Protocol):
         out: npt.NDArray[np.uint8],
     ) -> None:
         """Plain weights into `layout`; in pieces, too, of PANEL_ROWS * n rows each."""
+        ...
+
+    def finish_loading(self) -> None:
+        """A model is loaded: let go of what only loading needs. More may be loaded all the same."""
         ...
 
     def load_vector(self, values: Floats) -> Tensor:
@@ -309,7 +331,7 @@ class Backend(Protocol):
         id of each column, None: its number. Only asked of a backend that can."""
         ...
 
-    def routed_experts(self) -> tuple[int, ...]:
+    def routed_experts(self) -> Sequence[int]:
         """How many experts' weights the rows since begin_step make it read: entry j counts the distinct (layer, expert)
         pairs of rows 0 to j, a layer being a call of moe_route. For the first MAX_COUNTED_ROWS; () without a routing.
         """

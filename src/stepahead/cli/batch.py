@@ -45,7 +45,7 @@ def batch(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -71,7 +71,7 @@ def batch(
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
     )
     name = "stepahead-demo" if model is None else model.name.removesuffix(".gguf")
     limits = QueueLimits(1 << 20, 1 << 40)  # a request waits here only for those of its own line

@@ -87,7 +87,7 @@ def bench(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -121,7 +121,7 @@ def bench(
     picture = None if plot is None else figure(plot)
     params = SamplingParams(temperature=temperature, seed=seed, ignore_eos=True)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
     )
     with open_llm(load) as llm, traced(llm, trace):
         if rates is not None:

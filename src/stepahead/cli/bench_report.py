@@ -43,7 +43,7 @@ def facts(llm: "LLM", temperature: float, groups: Seq[Group], rounds: int) -> di
         "arch": llm.info.arch,
         "model_bytes": llm.info.nbytes,
         "bytes_per_token": llm.info.bytes_per_token,
-        "backend": config.backend,
+        "backend": llm.backend.name,
         "isa": isa(llm),
         "threads": config.threads,
         "repacked": [repacked.describe() for repacked in llm.repacked],

@@ -43,7 +43,7 @@ def chat(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -73,7 +73,7 @@ def chat(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
     )
     with open_llm(load) as llm:
         if not llm.info.has_chat_template:

@@ -38,7 +38,7 @@ def doctor(
     mtp: o.MtpOption = "auto",
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -77,7 +77,7 @@ def doctor(
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ConfigError(f"--seconds {seconds:g} is out of range: give {MIN_SECONDS:g} to {MAX_SECONDS:g}")
     # The texts that are measured are short: their contexts never fill.
-    of_weights = backend, repack, draft_vocab, draft_type, inf
+    of_weights = device, repack, draft_vocab, draft_type, inf
     load = o.LoadOptions(model, mtp, kv_type, threads, None, *of_weights)
     report = report_file(load, measure, seconds, fix)
     if fix is not None:

@@ -104,13 +104,13 @@ def _refusal(checked: "Checked") -> StepaheadError | None:
 
 def _measured(checked: "Checked", load: o.LoadOptions, measure: bool | None, seconds: float) -> "Checked":
     nbytes = sum(info.nbytes for info in checked.file.tensors.values())
-    is_quick = nbytes <= FAST_NBYTES and load.backend == "cpu" and load.mtp != "off"
+    is_quick = nbytes <= FAST_NBYTES and load.device in ("auto", "cpu") and load.mtp != "off"
     if not (is_quick and checked.has_heads if measure is None else measure):
         return checked
     from stepahead.config import EngineConfig
     from stepahead.opening import make_backend
 
-    backend = make_backend(EngineConfig(threads=load.threads, backend=load.backend))
+    backend = make_backend(EngineConfig(threads=load.threads, device=load.device))
     try:
         with Bar("trying the heads") as bar:
             return checked.measured(backend, TRUNK_SHARE * seconds, bar)

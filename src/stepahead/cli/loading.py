@@ -19,7 +19,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "L
     from stepahead import LLM
 
     name = "the demo model" if options.model is None else options.model.name
-    with ExitStack() as spinner, Bar("repacking weights, MB") as bar:
+    with ExitStack() as spinner, Bar("weights, MB") as bar:
         spinner.enter_context(waiting(f"loading {visible(name)}"))
 
         def on_repack(_: Path, done: int, total: int) -> None:
@@ -32,7 +32,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "L
             kv_type=options.kv_type,
             threads=options.threads,
             context_length=context_length(options.context_length),
-            backend=options.backend,
+            device=options.device,
             max_num_seqs=max_num_seqs,
             repack=options.repack,
             draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
@@ -52,8 +52,16 @@ def summary(llm: "LLM") -> str:
     heads = "no MTP heads" if llm.model.draft is None else f"{llm.model.draft.num_heads} MTP heads"
     return visible(
         f"{info.name} · {info.arch} · {info.num_trunk_layers} layers, {heads} · {size(info.nbytes)} · "
-        f"context {config.context_length} ({config.kv_type}) · {config.backend}, {config.threads} threads"
+        f"context {config.context_length} ({config.kv_type}) · {where(llm)}"
         + "".join(f" · {repacked.describe()}" for repacked in llm.repacked)
+    )
+
+
+def where(llm: "LLM") -> str:
+    """What computes, in some words."""
+    facts = llm.backend.describe()
+    return (
+        f"{facts['device']} ({isa(llm)})" if "device" in facts else f"{llm.backend.name}, {llm.config.threads} threads"
     )
 
 

@@ -44,7 +44,8 @@ def plan_of(file: "GGUFFile", heads: "GGUFFile | None", options: LoadOptions, ma
     from stepahead.opening import make_backend, memory_limit
 
     asked = _settings(options, max_num_seqs)
-    planner, free = Planner(file, heads, make_backend(asked)), memory_limit(asked)
+    backend = make_backend(asked)
+    planner, free = Planner(file, heads, backend), memory_limit(asked, backend)
     try:
         fitted = fit(planner, asked, free)
     except CapacityError as error:
@@ -94,7 +95,7 @@ def _settings(options: LoadOptions, max_num_seqs: int) -> "EngineConfig":
         kv_type=options.kv_type,
         threads=options.threads,
         context_length=context_length(options.context_length),
-        backend=options.backend,
+        device=options.device,
         max_num_seqs=max_num_seqs,
         mtp=options.mtp,
         repack=options.repack,

@@ -85,10 +85,15 @@ DraftTypeOption = Annotated[
         "--draft-type", help="Type of the heads' large matrices, if the file's is larger.", rich_help_panel=MODEL_PANEL
     ),
 ]
-BackendName = Literal["cpu", "reference"]
-BackendOption = Annotated[
-    BackendName,
-    typer.Option("--backend", help="'reference' is the slow specification in numpy.", rich_help_panel=MODEL_PANEL),
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]",
+        help="Where to compute: 'auto' is a GPU if there is one that the model fits on, else the CPU. 'reference' is "
+        "the slow specification in numpy.",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 
 PromptOption = Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue.", show_default=False)]
@@ -222,7 +227,7 @@ class LoadOptions:
     kv_type: KVType = "f16"
     threads: int | None = None
     context_length: str | None = None
-    backend: BackendName = "cpu"
+    device: str = "auto"
     repack: str = "auto"
     draft_vocab: str = "auto"
     draft_type: DraftType = "file"

@@ -47,7 +47,7 @@ def perplexity(
     ] = None,
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     json_output: o.JsonOption = False,
 ) -> None:
@@ -66,7 +66,7 @@ def perplexity(
         raise ConfigError(f"--max-tokens {max_tokens} is out of range: give at least 2")
     text = read_text(file)
     # A window is all of its context that it fills.
-    load = o.LoadOptions(model, "off", kv_type, threads, None, backend, repack, memory_gb=math.inf)
+    load = o.LoadOptions(model, "off", kv_type, threads, None, device, repack, memory_gb=math.inf)
     with open_llm(load) as llm:
         score = _score(llm, llm.tokenize(text)[:max_tokens], window)
     if json_output:

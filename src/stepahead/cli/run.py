@@ -46,7 +46,7 @@ def run(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -80,7 +80,7 @@ def run(
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, backend, repack, draft_vocab, draft_type, memory_gb
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
     )
     with open_llm(load) as llm, traced(llm, trace):
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)

@@ -184,7 +184,7 @@ def serve(
     kv_type: o.KVTypeOption = "f16",
     threads: o.ThreadsOption = None,
     context_length: o.ContextOption = None,
-    backend: o.BackendOption = "cpu",
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -201,7 +201,7 @@ def serve(
       stepahead serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --allowed-host box.example
       stepahead serve model.gguf --print-config codex
     """
-    of_weights = backend, repack, draft_vocab, draft_type, memory_gb
+    of_weights = device, repack, draft_vocab, draft_type, memory_gb
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, *of_weights)
     name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
     if print_config is not None:

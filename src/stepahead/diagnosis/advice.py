@@ -101,7 +101,7 @@ def _on_memory(diagnosis: Diagnosis) -> Iterator[str]:
 def _on_kernels(diagnosis: Diagnosis, backend: Backend) -> Iterator[str]:
     machine = diagnosis.machine
     if machine.backend != "cpu":
-        yield f"the {machine.backend} backend says what is right, slowly: leave --backend out to be fast"
+        yield f"the {machine.backend} backend says what is right, slowly: leave --device out to be fast"
         return
     if machine.isa != machine.best_isa:
         yield f"{machine.isa} is used where {machine.best_isa} could be: unset STEPAHEAD_ISA"

@@ -44,7 +44,7 @@ class _Counts:
     num_tokens: int = 0
     drafted: list[int] = field(default_factory=list)  # by position
     accepted: list[int] = field(default_factory=list)
-    growths: list[tuple[int, ...]] = field(default_factory=list)  # of windows, see Backend.routed_experts
+    growths: list[Seq[int]] = field(default_factory=list)  # of windows, see Backend.routed_experts
 
 
 class TextBench:

@@ -51,7 +51,7 @@ class ModelRunner:
         self.cache_nbytes = cache_nbytes
         self._has_experts = any(layer.is_moe for layer in model.layers[: model.num_trunk_layers])
         # Of the last trunk pass: entry j is how many experts its rows 0 to j touched, see Backend.routed_experts.
-        self.expert_growth: tuple[int, ...] = ()
+        self.expert_growth: Seq[int] = ()
 
     @classmethod
     def create(

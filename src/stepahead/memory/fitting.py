@@ -129,17 +129,19 @@ def _refusal(planner: Planner, config: EngineConfig, free: int) -> str:
     plan = planner.plan(config, max_cache_nbytes=0)
     ways, together = ways_out(planner, config, free)
     need = plan.anonymous_nbytes
+    place = "memory beside the pages of its files" if planner.place is None else f"the memory of {planner.place.name}"
     text = (
-        f"{planner.file.path}: needs {gigabytes(need)} of memory beside the pages of its files "
+        f"{planner.file.path}: needs {gigabytes(need)} of {place} "
         f"({_largest_parts(plan)}), {gigabytes(need - free)} more than the {gigabytes(free)} that are free"
     )
+    elsewhere = "" if planner.place is None else ", or --device cpu"
     if not ways:
-        return f"{text}: no setting helps, take a smaller model"
+        return f"{text}: no setting helps, take a smaller model{elsewhere}"
     text += ": " + "; ".join(map(str, ways))
     if together is not None:
         end = "fits" if together.is_enough else f"still needs {gigabytes(needed(planner)(together.config))}"
         text += f"; {together.flags} together: {end}"
-    return text
+    return text + elsewhere
 
 
 def _largest_parts(plan: MemoryPlan) -> str:

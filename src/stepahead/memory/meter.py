@@ -85,6 +85,9 @@ class Meter:
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return self._backend.preferred_layout(type, shape)
 
+    def finish_loading(self) -> None:
+        pass
+
     def load_vector(self, values: Floats) -> Rows:
         return Rows(self.arena, 1, values.size)
 

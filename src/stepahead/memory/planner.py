@@ -4,7 +4,7 @@ Owns what each part takes. Bytes of weights are those of the tensors, bytes of b
 for, bytes of activations those of a dry run. What the interpreter takes is measured, once and for all machines.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -34,6 +34,9 @@ PROGRAM_NBYTES = 26 << 20
 """Python, numpy, the libraries and ours, beside their code."""
 
 THREAD_NBYTES = 128 << 10
+DEVICE_PROGRAM_NBYTES = 800 << 20
+"""Of a GPU: its driver's context, kernels, and buffers that weights pass through."""
+
 TOKEN_NBYTES, MERGE_NBYTES = 300, 350  # of a vocabulary: metadata, lists and the tokenizer's own tables
 LOGIT_NBYTES = 48  # of an id of the vocabulary, while a token is chosen
 TEXT_NBYTES = 200  # of a token of a context: lists of ids, and the index that copies are found by
@@ -65,6 +68,8 @@ class Planner:
         self.file = file
         self._companion = companion
         self._backend = backend
+        self.place = backend.own_memory
+        """What the plans are of: a memory of the backend's own; None: the process's."""
         # Plans are made by the dozen where something does not fit: what takes time is found once.
         self._dry: dict[bool, DryModel] = {}
         self._weight_parts: dict[tuple[object, ...], list[Part]] = {}
@@ -122,8 +127,11 @@ class Planner:
     def _weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
         key = dry.model.draft is not None, config.repack, config.draft_type, config.draft_vocab
         if key not in self._weight_parts:
-            is_reference = config.backend == "reference"
-            self._weight_parts[key] = (self._decoded_weights if is_reference else self._used_weights)(dry, config)
+            if self.place is not None:
+                self._weight_parts[key] = self._copied_weights(dry, config)
+            else:
+                is_reference = config.device == "reference"
+                self._weight_parts[key] = (self._decoded_weights if is_reference else self._used_weights)(dry, config)
         return self._weight_parts[key]
 
     def _used_weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
@@ -185,6 +193,23 @@ class Planner:
             Part("weights decoded", 4 * elements, "touched"),
         ]
 
+    def _copied_weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
+        """Into a memory of the backend's own: all that is loaded, used or not."""
+        shortlist = [
+            replace(part, kind="memory") for part in self._shortlist(dry, config, set()) if part.kind != "file"
+        ]
+        blocks = [] if dry.model.draft is None else self._blocks(dry)
+        return [
+            Part("weights", self._loaded_nbytes(self._trunk(dry)), "memory"),
+            Part("heads", self._loaded_nbytes(blocks), "memory"),
+            *shortlist,
+        ]
+
+    def _loaded_nbytes(self, infos: list[TensorInfo]) -> int:
+        matrices = [info for info in infos if len(info.shape) > 1]
+        vectors = sum(4 * info.shape[0] for info in infos if len(info.shape) == 1)
+        return vectors + sum(self._backend.matrix_nbytes(info.type, info.shape) for info in matrices)
+
     def _heads(self, dry: DryModel) -> GGUFFile | None:
         return None if dry.model.draft is None else self._companion or self.file
 
@@ -201,6 +226,8 @@ class Planner:
 
     # --- the rest ---
     def _program(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes) -> list[Part]:
+        if self.place is not None:
+            return [Part("program", DEVICE_PROGRAM_NBYTES, "memory")]
         metadata = self.file.metadata
         tokens, merges = (metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
         vocabulary = TOKEN_NBYTES * _length(tokens) + MERGE_NBYTES * _length(merges)
@@ -223,7 +250,7 @@ class Planner:
             Part("hidden rows for heads", seqs * self._tail(dry, config), "touched"),
             Part("activations", pass_nbytes, "touched"),
             Part("logits", 4 * logit_rows * model.vocab_size, "touched"),
-            Part("texts", TEXT_NBYTES * seqs * config.context_length, "touched"),
+            Part("texts", 0 if self.place is not None else TEXT_NBYTES * seqs * config.context_length, "touched"),
         ]
 
     def _kv_sizes(self, model: Model, config: ResolvedConfig, max_cache_nbytes: int | None) -> KVSizes:

@@ -17,7 +17,7 @@ from stepahead.repack.cache_file import UnusableError
 from stepahead.repack.folders import NEVER, check_choice
 from stepahead.repack.head_types import head_matrices
 from stepahead.repack.repacked import OnRepack, Repacked, repack
-from stepahead.repack.source import MadeSource, Matrices
+from stepahead.repack.source import MadeSource, Matrices, ToldSource
 
 log = logging.getLogger("stepahead")
 
@@ -70,7 +70,10 @@ def load_repacked(
     made = {source: found.matrices for source, found in repacked.items()}
     if heads is not None and draft_type != FILE_TYPE:
         made[heads] = made.get(heads, {}) | _small_heads(heads, QuantType[draft_type], backend, choice, on_repack)
-    return load_model(file, backend, heads, MadeSource(made) if made else FILES), tuple(repacked.values())
+    matrices = MadeSource(made) if made else FILES
+    if backend.own_memory is not None:
+        matrices = ToldSource(matrices, file, heads, on_repack or _ignore)
+    return load_model(file, backend, heads, matrices), tuple(repacked.values())
 
 
 def _small_heads(

@@ -1,5 +1,8 @@
 """Matrices that were made of a model's files, instead of the files' own."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from stepahead.gguf import GGUFFile
 from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.quants import QuantType
@@ -18,3 +21,23 @@ class MadeSource(FileSource):
     def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
         found = self._made[file].get(name) if file in self._made else None
         return super().matrix(file, name, parts) if found is None else found
+
+
+class ToldSource(FileSource):
+    """Another source, and somebody who hears how far loading has come: of weights that are copied, it takes time."""
+
+    def __init__(
+        self, source: FileSource, file: GGUFFile, heads: GGUFFile | None, on_load: Callable[[Path, int, int], None]
+    ) -> None:
+        self._source = source
+        self._on_load = on_load
+        self._path = file.path
+        files = (file,) if heads is None or heads is file else (file, heads)
+        self._total = sum(info.nbytes for each in files for info in each.tensors.values() if len(info.shape) > 1)
+        self._done = 0
+
+    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
+        """It is copied when this has returned: what is told is what was asked for before."""
+        self._on_load(self._path, self._done, self._total)
+        self._done += file.tensors[name].nbytes
+        return self._source.matrix(file, name, parts)

@@ -63,6 +63,7 @@ class ModelCosts:
             "cpu": cpu_name(),
             "backend": self._backend.name,
             "isa": str(self._backend.describe().get("isa", "")),
+            "device": str(self._backend.describe().get("device", "")),
             "threads": self._backend.threads,
             "kv_type": self._config.kv_type,
             "is_repacked": self._is_repacked,

@@ -100,6 +100,16 @@ class CpuBackend:
 
     # --- memory ---
 
+    @property
+    def own_memory(self) -> None:
+        return None
+
+    def matrix_nbytes(self, type: QuantType, shape: tuple[int, ...]) -> int:
+        return type.nbytes(shape)
+
+    def finish_loading(self) -> None:
+        pass
+
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> Matrix:
         return Matrix(data, type, shape, layout)
 

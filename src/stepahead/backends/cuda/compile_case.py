@@ -202,9 +202,8 @@ def main() -> int:
     if missing := missing_tools():
         print(f"NVIDIA's code was not read: this Triton comes without {' and '.join(missing)}")
     num_faults = sum(len(finding.faults) for finding in findings)
-    print(
-        f"{len(findings)} compiled, {num_faults} faults, {time.perf_counter() - start:.1f} s (Triton {triton.__version__})"
-    )
+    seconds = time.perf_counter() - start
+    print(f"{len(findings)} compiled, {num_faults} faults, {seconds:.1f} s (Triton {triton.__version__})")
     return 1 if num_faults else 0
 
 

@@ -1,21 +1,32 @@
-"""One GPU: where its tensors lie, what it can do. Owns the choice between a real one and Triton's interpreter."""
+"""One GPU: where its tensors lie, what it can do, what goes there and comes back, and what is said when it is full.
 
+Owns the choice between a real one and Triton's interpreter.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from triton import knobs
 
-from stepahead.errors import BackendError
+from stepahead.backends.base import OwnMemory
+from stepahead.errors import BackendError, CapacityError
 
 INTERPRETED = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """arch: compute capability as Triton writes it, 90 for 9.0; num_sms: multiprocessors. Both 0 where interpreted."""
+    """isa: architecture, as compilers write it. arch: compute capability as Triton writes it, 90 for 9.0; num_sms:
+    multiprocessors. Both 0 where interpreted, arch also on a GPU that is no NVIDIA."""
 
     torch: torch.device
     name: str
+    isa: str
     arch: int
     num_sms: int
     nbytes: int  # of memory, in all
@@ -28,17 +39,60 @@ class Device:
     def open(cls, index: int = 0) -> "Device":
         """GPU number `index`; the interpreter, if TRITON_INTERPRET is set. Raises BackendError where there is none."""
         if knobs.runtime.interpret:
-            return cls(torch.device(INTERPRETED), "Triton's interpreter", 0, 0, 0)
+            return cls(torch.device(INTERPRETED), "Triton's interpreter", "interpreter", 0, 0, 0)
         if not torch.cuda.is_available():
-            raise BackendError("device='cuda': torch sees no GPU; check the driver (nvidia-smi) and torch's build")
+            raise BackendError(
+                "device='cuda': torch sees no GPU: check its build and the driver (nvidia-smi), or give device='cpu'"
+            )
         count = torch.cuda.device_count()
         if not 0 <= index < count:
             raise BackendError(f"device='cuda:{index}': there are {count} GPUs; give cuda:0 to cuda:{count - 1}")
         facts = torch.cuda.get_device_properties(index)
-        return cls(
-            torch.device("cuda", index),
-            facts.name,
-            10 * facts.major + facts.minor,
-            facts.multi_processor_count,
-            facts.total_memory,
-        )
+        arch = 0 if torch.version.hip else 10 * facts.major + facts.minor
+        isa = f"sm_{arch}" if arch else facts.gcnArchName.split(":")[0]
+        torch.cuda.set_device(index)  # kernels are launched on the current one
+        return cls(torch.device("cuda", index), facts.name, isa, arch, facts.multi_processor_count, facts.total_memory)
+
+    @property
+    def own_memory(self) -> OwnMemory:
+        free = None if self.is_interpreted else torch.cuda.mem_get_info(self.torch)[0]
+        return OwnMemory(self.name, free)
+
+    def sent(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        """A copy on the device."""
+        if self.is_interpreted:
+            return torch.tensor(values)
+        host = torch.empty(values.shape, dtype=torch.from_numpy(np.empty(0, values.dtype)).dtype, pin_memory=True)
+        host.numpy()[...] = values
+        return host.to(self.torch, non_blocking=True)  # torch keeps the host's memory until it has been read
+
+    def fetched(self, values: torch.Tensor) -> npt.NDArray[Any]:
+        """On the host, when the device is done with it; of the interpreter, the memory itself."""
+        return values.numpy() if self.is_interpreted else self.fetched_later(values)()
+
+    def fetched_later(self, values: torch.Tensor) -> Callable[[], npt.NDArray[Any]]:
+        """What `values` are when the device is here; whoever calls waits for that, and for nothing after it."""
+        if self.is_interpreted:
+            kept = values.numpy().copy()
+            return lambda: kept
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        copied = torch.cuda.current_stream(self.torch).record_event()
+
+        def wait() -> npt.NDArray[Any]:
+            copied.synchronize()
+            return host.numpy()
+
+        return wait
+
+    @contextmanager
+    def explained_memory(self) -> Iterator[None]:
+        """Within it the end of the device's memory is one CapacityError that says what takes less."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            free, total = torch.cuda.mem_get_info(self.torch)
+            raise CapacityError(
+                f"{self.name}: its memory is full, {free / 1e9:.1f} of {total / 1e9:.1f} GB are free ({error}): give a "
+                "shorter --context-length, --kv-type q8_0, a smaller --max-num-seqs or --cache-gb, or --device cpu"
+            ) from None

@@ -50,6 +50,11 @@ class ExpertCounter:
             counted_experts(launch, self._pages[book], num_layers, num_rows, self._added, accumulate=book > 0)
         return self._added
 
+    @property
+    def num_rows(self) -> int:
+        """Of the pass so far that are counted."""
+        return self._num_rows
+
     def read(self, launch: Launcher) -> tuple[int, ...]:
         """Entry j: distinct (layer, expert) pairs of rows 0 to j. Waits for the device."""
         if self._num_rows == 0:

@@ -104,6 +104,16 @@ class ReferenceBackend:
             raise ConfigError(f"threads={threads!r} is out of range; the reference computes with 1")
 
     # --- memory ---
+    @property
+    def own_memory(self) -> None:
+        return None
+
+    def matrix_nbytes(self, type: QuantType, shape: tuple[int, ...]) -> int:
+        return type.nbytes(shape)
+
+    def finish_loading(self) -> None:
+        pass
+
     def load_matrix(
         self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
     ) -> ReferenceMatrix:
