@@ -9,9 +9,10 @@ pytest.importorskip("triton")
 from stepahead.backends.base import SampleRows  # noqa: E402
 from stepahead.backends.cuda.device import Device  # noqa: E402
 from stepahead.backends.cuda.host_arrays import HostArrays  # noqa: E402
-from stepahead.backends.cuda.kernels.sample import LISTED, TILE, sample  # noqa: E402
+from stepahead.backends.cuda.kernels.sample import LISTED, REACH, TILE, sample  # noqa: E402
 from stepahead.backends.cuda.launch import Launcher  # noqa: E402
 from stepahead.backends.cuda.sampling import SampleInputs  # noqa: E402
+from stepahead.engine.gumbel import GUMBEL_MAX, GUMBEL_MIN  # noqa: E402
 from stepahead.engine.params import SamplingParams  # noqa: E402
 from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist  # noqa: E402
 
@@ -135,3 +136,7 @@ def test_rows_do_not_know_each_other() -> None:
 def test_what_is_not_plain_is_left_to_the_host() -> None:
     logits = np.eye(2, 50, dtype=np.float32)
     assert sampled(logits, [{}, {}], is_plain=[False, True])[0] is None
+
+
+def test_the_reach_is_that_of_the_noise() -> None:
+    assert pytest.approx(GUMBEL_MAX - GUMBEL_MIN + 1e-6, rel=1e-15) == REACH

@@ -6,6 +6,8 @@ largest columns. `_choose`: one program a row puts the tiles together. Where a f
 listed, and where logits are no numbers, the row stays undecided: the host has the exact, slower way.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +16,6 @@ from stepahead.backends.cuda.compile_case import CompileCase
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.routing import power_of_two
 from stepahead.backends.cuda.sampling import SampledRows, SampleInputs
-from stepahead.engine.gumbel import GUMBEL_MAX, GUMBEL_MIN
 
 TILE = 2048
 LISTED = 32
@@ -25,8 +26,9 @@ TILE_WARPS, ROW_WARPS = 8, 16
 
 _NO_KEY = tl.constexpr(-(1 << 63))
 _NO_COLUMN = tl.constexpr((1 << 31) - 1)
-# A scaled logit further than this below another's can never overtake it.
-_REACH = tl.constexpr(GUMBEL_MAX - GUMBEL_MIN + 1e-6)
+REACH = -math.log(-math.log1p(-(2.0**-24))) + math.log(24.0 * math.log(2.0)) + 1e-6
+"""A scaled logit further than this below another's can never overtake it: from the least to the largest noise."""
+_REACH = tl.constexpr(REACH)
 
 
 def sample(
