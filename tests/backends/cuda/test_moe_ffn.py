@@ -1,0 +1,166 @@
+"""Routed feed-forward: close to the reference, and a row's bits its own whatever rows share its experts."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+from kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on_host, poisoned_memory
+
+from stepahead.backends.cuda.formats.fields import fields_of
+from stepahead.backends.cuda.formats.format import FORMATS
+from stepahead.backends.cuda.formats.pack import pack
+from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
+from stepahead.backends.cuda.kernels.moe_down import moe_down
+from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
+from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
+from stepahead.backends.cuda.matrix import CudaMatrix
+from stepahead.backends.cuda.routing import Routing
+from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.reference.ops import ReferenceBackend, ReferenceRouting
+from stepahead.gguf.quants import QuantType
+
+F32, F16, BF16, Q8_0, Q4_K = (QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_K"))
+HALVES_AT = {Q8_0: (0,), Q4_K: (0, 2)}  # of a block: d, dmin
+REFERENCE = ReferenceBackend()
+
+
+def expert_bytes(type, experts, out, width, scale, seed=0):
+    """(experts * out, row_bytes): random weights, quantised ones with d and dmin of `scale`."""
+    rng = np.random.default_rng(seed)
+    if type == F32:
+        return normal(rng, experts * out, width).view(np.uint8) * np.uint8(1)
+    if type in (F16, BF16):
+        bits = normal(rng, experts * out, width).view(np.uint32) >> 16  # of BF16
+        if type == F16:
+            return normal(rng, experts * out, width).astype(np.float16).view(np.uint8)
+        return bits.astype(np.uint16).view(np.uint8)
+    data = rng.integers(0, 256, (experts * out, type.row_bytes(width)), np.uint8)
+    for at in HALVES_AT[type]:
+        data.reshape(-1, type.block_bytes)[:, at : at + 2] = np.array([scale], np.float16).view(np.uint8)
+    return data
+
+
+def on_gpu(data, type, shape):
+    if type in FORMATS:
+        by_expert = data.reshape(shape[0], shape[1], -1)
+        words = np.concatenate([pack(fields_of(expert, type), FORMATS[type]) for expert in by_expert])
+        return CudaMatrix(on_device(words.view(np.int32)), type, shape)
+    dtype = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}[type]
+    return CudaMatrix(on_device(data).view(dtype).reshape(-1, shape[2]), type, shape)
+
+
+def both(type, *shape, scale=0.01, seed=0):
+    """The matrix here, and the reference's."""
+    data = expert_bytes(type, *shape, scale, seed)
+    return on_gpu(data, type, shape), REFERENCE.load_matrix(data.reshape(-1), type, shape)
+
+
+def routing_of(ids, weights=None):
+    ids = np.asarray(ids, np.int32)
+    routing = Routing.empty(*ids.shape, DEVICE)
+    routing.ids.fill_(-1)
+    routing.ids[: len(ids), : ids.shape[1]] = on_device(ids)
+    if weights is not None:
+        routing.weights[: len(ids), : ids.shape[1]] = on_device(weights)
+    return routing
+
+
+def some_ids(rows, experts, top_k, seed=3):
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(experts), (rows, 1)), axis=1)
+    return np.sort(order[:, :top_k], axis=1)
+
+
+def error(types, hidden, width, rows, limit=0.0, experts=4, top_k=3):
+    """Largest error against the reference, relative to its largest number."""
+    rng = np.random.default_rng(rows)
+    gate, up, down = (
+        both(type, experts, *shape, seed=seed)
+        for seed, (type, shape) in enumerate(
+            zip(types, ((width, hidden), (width, hidden), (hidden, width)), strict=True)
+        )
+    )
+    x, weights = normal(rng, rows, hidden), rng.random((rows, top_k), np.float32)
+    ids = some_ids(rows, experts, top_k)
+    with poisoned_memory(), np.errstate(all="ignore"):
+        mine = moe_ffn(LAUNCH, Rows(on_device(x)), routing_of(ids, weights), gate[0], up[0], down[0], limit)
+    theirs = REFERENCE.moe_ffn(x, ReferenceRouting(ids, weights), gate[1], up[1], down[1], limit)
+    return np.abs(on_host(mine) - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("types", [(F32, F32, F16), (F16, BF16, F32)], ids=["alike", "apart"])
+def test_plain_weights(types, rows):
+    assert error(types, 80, 40, rows, limit=2.0) < 1e-6
+
+
+@pytest.mark.parametrize(("types", "rows"), [((Q4_K, Q4_K, Q8_0), 3), ((Q8_0, F32, F32), 2), ((Q8_0, Q8_0, F32), 20)])
+def test_packed_weights(types, rows):
+    """The rounding of activations to eleven bits is what remains."""
+    hidden = 256 if Q4_K in types else 96
+    assert error(types, hidden, 32, rows, limit=50.0, experts=3, top_k=2) < 2e-3
+
+
+def rows_of(values):
+    return Rows(on_device(values.astype(np.float32)))
+
+
+def check_row_keeps_its_bits(multiply):
+    """multiply(ids) -> (rows, top_k, out) of the rows that `whole_numbers` gives: row 0 alone, among 16, among 100."""
+    ids = some_ids(100, 3, 2)
+    alone = multiply(ids[:1])
+    for rows in (16, 100):
+        assert_same_bits(multiply(ids[:rows])[:1], alone, f"among {rows}")
+
+
+def grouped_of(routing, experts):
+    return None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts)
+
+
+def whole_numbers(rows, width):
+    """All sums of which are exact, in any order."""
+    return np.random.default_rng(9).integers(-2, 3, (100, width)).astype(np.float32)[:rows]
+
+
+def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
+    gate, up = (both(Q4_K, 3, 32, 256, scale=1.0, seed=seed)[0] for seed in (1, 2))
+
+    def multiply(ids):
+        routing = routing_of(ids)
+        with poisoned_memory(), np.errstate(all="ignore"):
+            x = rows_of(whole_numbers(len(ids), 256))
+            hidden = moe_gate_up(LAUNCH, x, routing, grouped_of(routing, 3), gate, up, 0.0)
+        return on_host(hidden.values).reshape(len(ids), 2, 32)
+
+    check_row_keeps_its_bits(multiply)
+
+
+def test_down_of_a_row_does_not_depend_on_the_others():
+    down = both(Q8_0, 3, 48, 32, scale=1.0)[0]
+
+    def multiply(ids):
+        routing = routing_of(ids)
+        with poisoned_memory():
+            hidden = rows_of(np.repeat(whole_numbers(len(ids), 32), 2, axis=0))
+            out = moe_down(LAUNCH, hidden, routing, grouped_of(routing, 3), down)
+        return on_host(out).reshape(len(ids), 2, 48)
+
+    check_row_keeps_its_bits(multiply)
+
+
+def test_rows_that_are_no_numbers_stay_by_themselves():
+    gate, up, down = (both(Q8_0, 2, 32, 32, seed=seed)[0] for seed in range(3))
+    routing = routing_of([[0, 1], [0, 1], [0, 1], [0, 1]], np.full((4, 2), 0.5, np.float32))
+
+    def out(x):
+        with poisoned_memory(), np.errstate(all="ignore"):
+            return on_host(moe_ffn(LAUNCH, rows_of(x), routing, gate, up, down, 7.0))
+
+    x = normal(np.random.default_rng(1), 4, 32)
+    clean = out(x)
+    x[1, 3], x[2, 0] = np.nan, np.inf
+    x[3] *= 2.0**120  # large, and yet numbers
+    mixed = out(x)
+    assert_same_bits(mixed[:1], clean[:1])
+    assert not np.isfinite(mixed[1:3]).any()
