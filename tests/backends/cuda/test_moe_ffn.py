@@ -95,11 +95,40 @@ def test_plain_weights(types, rows):
     assert error(types, 80, 40, rows, limit=2.0) < 1e-6
 
 
-@pytest.mark.parametrize(("types", "rows"), [((Q4_K, Q4_K, Q8_0), 3), ((Q8_0, F32, F32), 2), ((Q8_0, Q8_0, F32), 20)])
-def test_packed_weights(types, rows):
+def test_packed_weights():
     """The rounding of activations to eleven bits is what remains."""
-    hidden = 256 if Q4_K in types else 96
-    assert error(types, hidden, 32, rows, limit=50.0, experts=3, top_k=2) < 2e-3
+    assert error((Q8_0, Q8_0, F32), 96, 32, 20, limit=50.0, experts=3, top_k=2) < 2e-3
+
+
+def rounded(rows):
+    """As products saw them, float64."""
+    halves = on_host(rows.half.values)[:, : rows.shape[1]].astype(np.float64)
+    return halves * on_host(rows.half.exponents)[:, None]
+
+
+def assert_close(mine, exact):
+    np.testing.assert_allclose(mine, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("types", "rows"), [((Q4_K, Q4_K, Q8_0), 3), ((Q8_0, F32, Q8_0), 2), ((Q8_0, Q8_0, Q8_0), 20)])
+def test_packed_products_of_rounded_rows(types, rows):
+    """Three experts of 48 columns, two a row: each product against float64."""
+    num_in, width = 256 if Q4_K in types else 96, 32
+    gate, up, down = (both(types[i], 3, *[(width, num_in), (48, width)][i // 2], seed=i) for i in range(3))
+    ids = some_ids(rows, 3, 2)
+    routing, pairs = routing_of(ids), [(row, expert) for row in range(rows) for expert in ids[row]]
+    grouped = grouped_of(routing, 3)
+    x = rows_of(normal(np.random.default_rng(5), rows, num_in))
+    with poisoned_memory(), np.errstate(all="ignore"):
+        hidden = moe_gate_up(LAUNCH, x, routing, grouped, gate[0], up[0], 3.0)
+        out = moe_down(LAUNCH, hidden, routing, grouped, down[0])
+    plain = on_host(x.values).astype(np.float64)
+    g, u = (
+        np.stack([matrix[1].values()[e] @ (rounded(x) if matrix[0].format else plain)[r] for r, e in pairs])
+        for matrix in (gate, up)
+    )
+    assert_close(on_host(hidden.values), np.minimum(g / (1 + np.exp(-g)), 3.0) * np.clip(u, -3.0, 3.0))
+    assert_close(on_host(out), np.stack([down[1].values()[e] @ rounded(hidden)[i] for i, (_, e) in enumerate(pairs)]))
 
 
 def rows_of(values):
@@ -107,31 +136,33 @@ def rows_of(values):
 
 
 def check_row_keeps_its_bits(multiply):
-    """multiply(ids) -> (rows, top_k, out) of the rows that `whole_numbers` gives: row 0 alone, among 16, among 100."""
-    ids = some_ids(100, 3, 2)
-    alone = multiply(ids[:1])
+    """multiply(numbers) -> (rows, top_k, out) of the rows so numbered: row 9 alone, among 16, among 100."""
+    alone = multiply([9])
     for rows in (16, 100):
-        assert_same_bits(multiply(ids[:rows])[:1], alone, f"among {rows}")
+        assert_same_bits(multiply(range(rows))[9:10], alone, f"among {rows}")
+
+
+IDS = some_ids(100, 3, 2)
 
 
 def grouped_of(routing, experts):
     return None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts)
 
 
-def whole_numbers(rows, width):
-    """All sums of which are exact, in any order."""
-    return np.random.default_rng(9).integers(-2, 3, (100, width)).astype(np.float32)[:rows]
+def whole_numbers(numbers, width):
+    """Rows of them, all sums of which are exact, in any order."""
+    return np.random.default_rng(9).integers(-2, 3, (100, width)).astype(np.float32)[list(numbers)]
 
 
 def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
     gate, up = (both(Q4_K, 3, 32, 256, scale=1.0, seed=seed)[0] for seed in (1, 2))
 
-    def multiply(ids):
-        routing = routing_of(ids)
+    def multiply(numbers):
+        routing = routing_of(IDS[list(numbers)])
         with poisoned_memory(), np.errstate(all="ignore"):
-            x = rows_of(whole_numbers(len(ids), 256))
+            x = rows_of(whole_numbers(numbers, 256))
             hidden = moe_gate_up(LAUNCH, x, routing, grouped_of(routing, 3), gate, up, 0.0)
-        return on_host(hidden.values).reshape(len(ids), 2, 32)
+        return on_host(hidden.values).reshape(len(numbers), 2, 32)
 
     check_row_keeps_its_bits(multiply)
 
@@ -139,12 +170,12 @@ def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
 def test_down_of_a_row_does_not_depend_on_the_others():
     down = both(Q8_0, 3, 48, 32, scale=1.0)[0]
 
-    def multiply(ids):
-        routing = routing_of(ids)
+    def multiply(numbers):
+        routing = routing_of(IDS[list(numbers)])
         with poisoned_memory():
-            hidden = rows_of(np.repeat(whole_numbers(len(ids), 32), 2, axis=0))
+            hidden = rows_of(np.repeat(whole_numbers(numbers, 32), 2, axis=0))
             out = moe_down(LAUNCH, hidden, routing, grouped_of(routing, 3), down)
-        return on_host(out).reshape(len(ids), 2, 48)
+        return on_host(out).reshape(len(numbers), 2, 48)
 
     check_row_keeps_its_bits(multiply)
 
