@@ -11,7 +11,7 @@ from kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.formats.pack import pack
-from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, group_pairs
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
@@ -136,17 +136,17 @@ def rows_of(values):
 
 
 def check_row_keeps_its_bits(multiply):
-    """multiply(numbers) -> (rows, top_k, out) of the rows so numbered: row 9 alone, among 16, among 100."""
-    alone = multiply([9])
-    for rows in (16, 100):
-        assert_same_bits(multiply(range(rows))[9:10], alone, f"among {rows}")
+    """multiply(numbers, tile_rows) -> (rows, top_k, out) of the rows so numbered: row 9 alone and among others."""
+    alone = multiply([9], None)
+    for rows, tile_rows in ((16, None), (40, FEW_ROWS), (100, MANY_ROWS)):
+        assert_same_bits(multiply(range(rows), tile_rows)[9:10], alone, f"among {rows}, {tile_rows} a tile")
 
 
 IDS = some_ids(100, 3, 2)
 
 
-def grouped_of(routing, experts):
-    return None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts)
+def grouped_of(routing, experts, tile_rows=None):
+    return None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts, tile_rows)
 
 
 def whole_numbers(numbers, width):
@@ -157,11 +157,11 @@ def whole_numbers(numbers, width):
 def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
     gate, up = (both(Q4_K, 3, 32, 256, scale=1.0, seed=seed)[0] for seed in (1, 2))
 
-    def multiply(numbers):
+    def multiply(numbers, tile_rows):
         routing = routing_of(IDS[list(numbers)])
         with poisoned_memory(), np.errstate(all="ignore"):
             x = rows_of(whole_numbers(numbers, 256))
-            hidden = moe_gate_up(LAUNCH, x, routing, grouped_of(routing, 3), gate, up, 0.0)
+            hidden = moe_gate_up(LAUNCH, x, routing, grouped_of(routing, 3, tile_rows), gate, up, 0.0)
         return on_host(hidden.values).reshape(len(numbers), 2, 32)
 
     check_row_keeps_its_bits(multiply)
@@ -170,11 +170,11 @@ def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
 def test_down_of_a_row_does_not_depend_on_the_others():
     down = both(Q8_0, 3, 48, 32, scale=1.0)[0]
 
-    def multiply(numbers):
+    def multiply(numbers, tile_rows):
         routing = routing_of(IDS[list(numbers)])
         with poisoned_memory():
             hidden = rows_of(np.repeat(whole_numbers(numbers, 32), 2, axis=0))
-            out = moe_down(LAUNCH, hidden, routing, grouped_of(routing, 3), down)
+            out = moe_down(LAUNCH, hidden, routing, grouped_of(routing, 3, tile_rows), down)
         return on_host(out).reshape(len(numbers), 2, 48)
 
     check_row_keeps_its_bits(multiply)

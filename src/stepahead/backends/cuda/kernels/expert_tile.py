@@ -5,13 +5,15 @@ takes all of them, and the others have nothing to do. So an expert's weights are
 many rows the pairs have been grouped before (moe_blocked).
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.half_rows import half_rows
-from stepahead.backends.cuda.kernels.moe_blocked import TILE_ROWS, GroupedPairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs
 from stepahead.backends.cuda.kernels.weight_tile import add_block_product, first_record
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -19,27 +21,35 @@ from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
 from stepahead.gguf.quants import QuantType
 
-FEW_ROWS = 16
-"""Of a pass whose pairs need no grouping, and of a tile then."""
-
 STEP = tl.constexpr(32)  # inputs of plain weights that are multiplied at a time
+
+
+@dataclass(frozen=True, slots=True)
+class TileSize:
+    """block: rows of weights in a tile, 16 a warp, as with more warps some would repeat others' work."""
+
+    block: int
+    num_warps: int
+    num_stages: int = 1
+
+
+# By rows in a tile. Either way four warps multiply 64 rows of weights: on sm_90 by the same instruction.
+TILE_SIZES = {FEW_ROWS: TileSize(64, 4), MANY_ROWS: TileSize(128, 8)}
 
 
 def tile_options(routing: Routing, grouped: GroupedPairs | None) -> dict[str, int]:
     """What either kernel is launched with."""
     assert grouped is not None or routing.num_rows <= FEW_ROWS
-    num_warps, sizes = _sizes(grouped is not None)
-    return sizes | {"num_warps": num_warps, "PADDED_K": routing.padded_top_k}
-
-
-def _sizes(is_grouped: bool) -> tuple[int, dict[str, int]]:
-    """BLOCK: rows of weights in a tile, 16 a warp: with more warps some would repeat others' work.
-
-    In either case four warps and more multiply 64 of them: on sm_90 the same instruction, whatever the rows.
-    """
-    if is_grouped:
-        return 8, {"BLOCK": 128, "ROWS": TILE_ROWS, "IS_GROUPED": True}
-    return 4, {"BLOCK": 64, "ROWS": FEW_ROWS, "IS_GROUPED": False}
+    rows = FEW_ROWS if grouped is None else grouped.tile_rows
+    size = TILE_SIZES[rows]
+    return {
+        "num_warps": size.num_warps,
+        "num_stages": size.num_stages,
+        "PADDED_K": routing.padded_top_k,
+        "IS_GROUPED": grouped is not None,
+        "BLOCK": size.block,
+        "ROWS": rows,
+    }
 
 
 def tile_arguments(routing: Routing, grouped: GroupedPairs | None) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -148,10 +158,9 @@ def unstacked(acc, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     return tl.reshape(a, (BLOCK // 2, ROWS)), tl.reshape(b, (BLOCK // 2, ROWS))
 
 
-def case_options(is_grouped: bool) -> tuple[int, dict[str, int]]:
-    """Warps and constexprs of a compile case."""
-    num_warps, sizes = _sizes(is_grouped)
-    return num_warps, sizes | {"PADDED_K": 8}
+def case_options(rows: int) -> dict[str, int]:
+    """Constexprs of a compile case with tiles of so many rows, the smaller ones without grouping."""
+    return {"PADDED_K": 8, "IS_GROUPED": rows != FEW_ROWS, "BLOCK": TILE_SIZES[rows].block, "ROWS": rows}
 
 
 def tile_types(type: QuantType, *names: str, x: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Groups the pairs of many rows by expert, in tiles that the expert kernels take: two launches, no host, no atomics.
 
-A tile has TILE_ROWS places, all of one expert. How many tiles there are, only the device knows; there is room for as
-many as there could be, and those that are not needed are empty.
+The places of a tile belong to one expert. How many tiles there are, only the device knows; there is room for as many as
+there could be, and those that are not needed are empty.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,18 @@ from stepahead.backends.cuda.compile_case import CompileCase
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.routing import Routing, power_of_two
 
-TILE_ROWS = 64
+FEW_ROWS = 16
+"""Of a pass whose pairs need no grouping, and of the smaller tiles."""
+MANY_ROWS = 64
+"""Of the larger tiles."""
+MANY_PAIRS = 8
+"""An expert's share of the pairs from which on its tiles are large ones."""
 PAIRS = 2048  # that a program looks at in one turn; what is padded has no expert, and so needs no mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupedPairs:
-    """experts: (tiles,) int32, -1 for an empty tile; pairs: (tiles, TILE_ROWS) int32, ascending, then -1."""
+    """experts: (tiles,) int32, -1 for an empty tile; pairs: (tiles, tile rows) int32, ascending, then -1."""
 
     experts: torch.Tensor
     pairs: torch.Tensor
@@ -29,19 +34,29 @@ class GroupedPairs:
     def num_tiles(self) -> int:
         return int(self.experts.shape[0])
 
+    @property
+    def tile_rows(self) -> int:
+        return int(self.pairs.shape[1])
 
-def num_tiles(num_rows: int, top_k: int, num_experts: int) -> int:
+
+def tile_rows(routing: Routing, num_experts: int) -> int:
+    """Weights are what takes time until experts have several rows each: then, too, what is not used of a tile."""
+    return MANY_ROWS if routing.num_rows * routing.top_k > MANY_PAIRS * num_experts else FEW_ROWS
+
+
+def num_tiles(num_pairs: int, num_experts: int, tile_rows: int) -> int:
     """Upper bound: every expert that is chosen may leave one tile not full."""
-    pairs = num_rows * top_k
-    return pairs // TILE_ROWS + min(num_experts, pairs)
+    return num_pairs // tile_rows + min(num_experts, num_pairs)
 
 
-def group_pairs(launch: Launcher, routing: Routing, num_experts: int) -> GroupedPairs:
+def group_pairs(launch: Launcher, routing: Routing, num_experts: int, rows: int | None = None) -> GroupedPairs:
+    """rows: of a tile, FEW_ROWS or MANY_ROWS; None: what suits."""
     device = routing.ids.device
-    tiles = num_tiles(routing.num_rows, routing.top_k, num_experts)
+    rows = rows or tile_rows(routing, num_experts)
+    tiles = num_tiles(routing.num_rows * routing.top_k, num_experts, rows)
     counts = torch.empty(num_experts, dtype=torch.int32, device=device)
     experts = torch.empty(tiles, dtype=torch.int32, device=device)
-    pairs = torch.empty((tiles, TILE_ROWS), dtype=torch.int32, device=device)
+    pairs = torch.empty((tiles, rows), dtype=torch.int32, device=device)
     block = min(PAIRS, routing.ids.numel())
     launch(_count_pairs, (num_experts,), routing.ids, counts, routing.num_pairs, PAIRS=block)
     launch(
@@ -56,7 +71,7 @@ def group_pairs(launch: Launcher, routing: Routing, num_experts: int) -> Grouped
         NUM_EXPERTS=num_experts,
         EXPERTS=power_of_two(num_experts),
         PAIRS=block,
-        TILE_ROWS=TILE_ROWS,
+        TILE_ROWS=rows,
     )
     return GroupedPairs(experts, pairs)
 
@@ -128,7 +143,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
                 "num_pairs": "i32",
                 "num_tiles": "i32",
             },
-            constexprs={"NUM_EXPERTS": 288, "EXPERTS": 512, "PAIRS": PAIRS, "TILE_ROWS": TILE_ROWS},
+            constexprs={"NUM_EXPERTS": 288, "EXPERTS": 512, "PAIRS": PAIRS, "TILE_ROWS": MANY_ROWS},
             max_registers=96,
         ),
     )

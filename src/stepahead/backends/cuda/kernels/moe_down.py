@@ -7,6 +7,7 @@ import triton.language as tl
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.expert_tile import (
+    TILE_SIZES,
     case_options,
     expert_and_pairs,
     expert_product,
@@ -15,7 +16,7 @@ from stepahead.backends.cuda.kernels.expert_tile import (
     tile_options,
     tile_types,
 )
-from stepahead.backends.cuda.kernels.moe_blocked import GroupedPairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.routing import Routing
@@ -85,21 +86,20 @@ def compile_cases() -> tuple[CompileCase, ...]:
     """A step of the loop takes 256 inputs of BLOCK rows of weights: a unit is a weight."""
     return tuple(
         CompileCase(
-            name=f"moe_down {type.name} {'grouped' if is_grouped else 'few rows'}",
+            name=f"moe_down {type.name} {rows} rows",
             kernel=_moe_down,
             types=tile_types(type, "down", "out", x="hidden"),
-            constexprs=options | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
-            num_warps=num_warps,
+            constexprs=case_options(rows) | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
+            num_warps=TILE_SIZES[rows].num_warps,
             targets=targets,
             uses_tensor_cores=True,
             has_wide_loads=True,
             forbidden=("I2F",),
-            max_lane_operations=(limit, 256 * options["BLOCK"]),
+            max_lane_operations=(limit, 256 * TILE_SIZES[rows].block),
         )
-        for type, is_grouped, limit, targets in (
-            (QuantType.Q4_K, False, 4.5, TARGETS),
-            (QuantType.Q4_K, True, 5.0, ("sm_90",)),
-            (QuantType.Q6_K, False, 5.0, ("sm_90",)),
+        for type, rows, limit, targets in (
+            (QuantType.Q4_K, FEW_ROWS, 4.5, TARGETS),
+            (QuantType.Q4_K, MANY_ROWS, 5.0, ("sm_90",)),
+            (QuantType.Q6_K, FEW_ROWS, 5.0, ("sm_90",)),
         )
-        for num_warps, options in (case_options(is_grouped),)
     )

@@ -2,8 +2,7 @@
 
 import torch
 
-from stepahead.backends.cuda.kernels.expert_tile import FEW_ROWS
-from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, group_pairs
 from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up

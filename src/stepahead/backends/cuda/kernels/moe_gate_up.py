@@ -7,6 +7,7 @@ import triton.language as tl
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.expert_tile import (
+    TILE_SIZES,
     case_options,
     expert_and_pairs,
     expert_product,
@@ -16,7 +17,7 @@ from stepahead.backends.cuda.kernels.expert_tile import (
     tile_types,
     unstacked,
 )
-from stepahead.backends.cuda.kernels.moe_blocked import GroupedPairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs
 from stepahead.backends.cuda.kernels.swiglu import MIN_LIMIT, gated
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -105,25 +106,24 @@ def compile_cases() -> tuple[CompileCase, ...]:
     """A step of the loop takes 256 inputs of BLOCK rows of weights, half of them of the gate: a unit is a weight."""
     return tuple(
         CompileCase(
-            name=f"moe_gate_up {type.name} {'grouped' if is_grouped else 'few rows'}",
+            name=f"moe_gate_up {type.name} {rows} rows",
             kernel=_moe_gate_up,
             types=tile_types(type, "gate", "up", "hidden", x="x") | {"limit": "fp32"},
-            constexprs=options
+            constexprs=case_options(rows)
             | {"IN": 4096, "OUT": 1280, "IS_STACKED": True, "HAS_LIMIT": True}
             | dict.fromkeys(("GATE", "UP"), FORMATS.get(type)),
-            num_warps=num_warps,
+            num_warps=TILE_SIZES[rows].num_warps,
             targets=targets,
             uses_tensor_cores=type in FORMATS,
             has_wide_loads=True,
             forbidden=("I2F",),
-            max_lane_operations=None if type not in FORMATS else (limit, 256 * options["BLOCK"]),
+            max_lane_operations=None if type not in FORMATS else (limit, 256 * TILE_SIZES[rows].block),
         )
-        for type, is_grouped, limit, targets in (
-            (QuantType.Q4_K, False, 4.5, TARGETS),
-            (QuantType.Q4_K, True, 5.0, TARGETS),
-            (QuantType.Q6_K, False, 5.0, ("sm_90",)),
-            (QuantType.Q8_0, False, 4.6, ("sm_90",)),
-            (QuantType.F16, False, 0.0, ("sm_90",)),
+        for type, rows, limit, targets in (
+            (QuantType.Q4_K, FEW_ROWS, 4.5, TARGETS),
+            (QuantType.Q4_K, MANY_ROWS, 5.0, TARGETS),
+            (QuantType.Q6_K, FEW_ROWS, 5.0, ("sm_90",)),
+            (QuantType.Q8_0, FEW_ROWS, 4.6, ("sm_90",)),
+            (QuantType.F16, FEW_ROWS, 0.0, ("sm_90",)),
         )
-        for num_warps, options in (case_options(is_grouped),)
     )
