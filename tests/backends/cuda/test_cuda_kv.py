@@ -5,6 +5,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+import torch
+
 from backends.cuda.kernel_cases import DEVICE, LAUNCH, normal, on_device, on_host, poisoned_memory
 from stepahead.backends.base import AttentionRows
 from stepahead.backends.cuda.kernels.kv_write import kv_write
@@ -48,21 +50,22 @@ def test_what_is_written_has_the_bits_of_the_reference(kv_type: str, heads: int,
     kv = poisoned_kv(3, heads, head_dim, kv_type)
     kv_write(LAUNCH, kv, on_device(k), on_device(v), on_device(slots))
     expected = REFERENCE.new_kv(3, heads, head_dim, kv_type)
-    expected.k[:], expected.v[:] = np.nan, np.nan
+    expected.k[:], expected.v[:] = np.nan, 0.0
     REFERENCE.kv_write(expected, k, v, slots_only(slots))
     for actual, wanted in zip(stored(kv), (expected.k, expected.v), strict=True):
         assert np.array_equal(actual, wanted.astype(np.float32), equal_nan=True)
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_numbers_that_do_not_fit(kv_type: str) -> None:
+def test_keys_that_do_not_fit(kv_type: str) -> None:
     k = np.ones((1, 128), np.float32)
     k[0, 3], k[0, 40], k[0, 70], k[0, 100] = np.nan, -np.inf, 65520.0 * 127, 65500.0 * 127
     kv = poisoned_kv(1, 1, 128, kv_type)
-    with np.errstate(over="ignore"):
-        kv_write(LAUNCH, kv, on_device(k), on_device(k), on_device(np.array([7], np.int32)))
+    with np.errstate(all="ignore"):
+        kv_write(LAUNCH, kv, on_device(k), on_device(np.ones_like(k)), on_device(np.array([7], np.int32)))
         halves = k[0].astype(np.float16).astype(np.float32)
-    key = stored(kv)[0][7, 0]
+    key, value = (numbers[7, 0] for numbers in stored(kv))
+    assert np.allclose(value, 1, rtol=0.01)
     if kv_type == "f32":
         assert np.array_equal(key, k[0], equal_nan=True)
     elif kv_type == "f16":
@@ -73,17 +76,42 @@ def test_numbers_that_do_not_fit(kv_type: str) -> None:
         assert not key[101:].any()
 
 
+@pytest.mark.parametrize(("kv_type", "largest"), [("f16", 65519.0), ("f32", 3.4e38), ("q8_0", 8321039.0)])
+def test_values_that_do_not_fit_are_keys_of_nan(kv_type: str, largest: float) -> None:
+    v = np.ones((4, 2 * 64))
+    v[0, 3], v[1, 63], v[2, 0], v[3, 5] = np.nan, -np.inf, largest, min(1.2 * largest, np.inf)
+    kv = poisoned_kv(1, 2, 64, kv_type)
+    with np.errstate(all="ignore"):
+        v = v.astype(np.float32)
+        kv_write(LAUNCH, kv, on_device(np.ones_like(v)), on_device(v), on_device(np.arange(4, dtype=np.int32)))
+    keys, values = (numbers[:4] for numbers in stored(kv))
+    assert np.isnan(keys[[0, 1, 3], 0]).all()
+    assert np.allclose(keys[:, 1], 1, rtol=0.01), "the other head"
+    assert np.allclose(keys[2], 1, rtol=0.01)
+    assert np.isfinite(values).all()
+    assert not values[[0, 1, 3], 0].any()
+    assert values[2, 0, 0] > 0.99 * largest
+
+
+def test_memory_of_values_is_finite_from_the_start() -> None:
+    kv = poisoned_kv(2, 1, 32, "q8_0")
+    assert not on_host(kv.values).any()
+    assert not on_host(kv.value_scales).any()
+
+
 def test_a_row_without_a_slot_is_not_kept() -> None:
     kv = poisoned_kv(1, 1, 32, "f16")
     kv_write(LAUNCH, kv, *[on_device(np.ones((2, 32), np.float32))] * 2, on_device(np.array([-1, 3], np.int32)))
     keys = stored(kv)[0][:, 0]
     assert (keys[3] == 1).all()
     assert np.isnan(np.delete(keys, 3, axis=0)).all()
+    assert not np.delete(stored(kv)[1][:, 0], 3, axis=0).any()
 
 
 def test_a_slot_far_behind_is_found() -> None:
     """Beyond 2^31 elements, on memory that is reserved and, but for one page, never there."""
-    kv = KVBlocks(40_000, 8, 128, "f16", DEVICE)
+    kv = KVBlocks(1, 8, 128, "f16", DEVICE)
+    kv.keys, kv.values = (torch.empty((40_000, 8, 64, 128), dtype=torch.float16, device=DEVICE) for _ in range(2))
     assert kv.keys.numel() > 2**31
     slot = 39_999 * 64 + 63
     k = normal(np.random.default_rng(1), 1, 8 * 128)
@@ -99,7 +127,7 @@ def test_blocks_are_copied_read_and_written(kv_type: str) -> None:
     kv.copy(1, 3)
     for numbers in stored(kv):
         assert np.array_equal(numbers[64:128], numbers[192:], equal_nan=True)
-        assert np.isnan(numbers[:64]).all()
+        assert not np.nan_to_num(numbers[:64]).any()
     data = kv.read(3, 40)
     assert data.dtype == np.uint8
     assert data.shape == (kv.nbytes // 4,)
@@ -107,7 +135,6 @@ def test_blocks_are_copied_read_and_written(kv_type: str) -> None:
     for numbers in stored(kv):
         assert np.array_equal(numbers[:40], numbers[64:104], equal_nan=True)
         assert not numbers[40:64].any()
-        assert np.isnan(numbers[128:192]).all()
     assert np.array_equal(kv.read(0, 64), data)
     with pytest.raises(BackendError, match="a block has"):
         kv.write(0, data[1:])

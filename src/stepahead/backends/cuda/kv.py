@@ -1,4 +1,8 @@
-"""Keys and values of one layer on the device: planes of blocks, and what the host does with a whole block."""
+"""Keys and values of one layer on the device: planes of blocks, and what the host does with a whole block.
+
+Values are finite numbers from the start, and stay so: attention multiplies those that a row does not see by 0. A value
+that is none is kept as a key of NaN: see kernels/kv_write.py.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +22,7 @@ class KVBlocks:
     key_scales, value_scales: (num_blocks, num_kv_heads, BLOCK_SIZE, head_dim / SCALED) float16, else empty."""
 
     def __init__(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str, device: torch.device) -> None:
-        """Memory holds anything until kv_write. Raises BackendError for a type that is none or needs other heads."""
+        """Keys hold anything until kv_write. Raises BackendError for a type that is none or that needs other heads."""
         if kv_type not in KV_TYPES:
             raise BackendError(f"kv_type={kv_type!r} is unknown; give one of {', '.join(KV_TYPES)}")
         if kv_type == "q8_0" and head_dim % SCALED:
@@ -31,12 +35,12 @@ class KVBlocks:
         self.head_dim = head_dim
         shape = (num_blocks, num_kv_heads, BLOCK_SIZE)
         num_scales = head_dim // SCALED if kv_type == "q8_0" else 0
-        self.keys, self.values = (
-            torch.empty((*shape, head_dim), dtype=TYPES[kv_type], device=device) for _ in range(2)
-        )
-        self.key_scales, self.value_scales = (
-            torch.empty((*shape, num_scales), dtype=torch.float16, device=device) for _ in range(2)
-        )
+        planes = [torch.empty((*shape, head_dim), dtype=TYPES[kv_type], device=device) for _ in range(2)]
+        scales = [torch.empty((*shape, num_scales), dtype=torch.float16, device=device) for _ in range(2)]
+        self.keys, self.values = planes
+        self.key_scales, self.value_scales = scales
+        self.values.zero_()
+        self.value_scales.zero_()
 
     @property
     def planes(self) -> tuple[torch.Tensor, ...]:
