@@ -2,7 +2,7 @@
 # .venv is made on first use, and the package is built and installed into it again whenever a source has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench docs figures sanitize neon clean
+.PHONY: help run test test-cuda check format bench docs figures sanitize neon clean
 
 PYTHON ?= python3
 EXTRAS ?=
@@ -19,13 +19,16 @@ space := $(empty) $(empty)
 TEST_EXTRAS := $(subst $(space),$(comma),$(strip test $(EXTRAS)))
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: $(VENV)/.installed-none  ## build, install and generate with the embedded model
 	@$(BIN)/stepahead run --depth 3 --temperature 0.7 --min-p 0.05 --seed 2
 
 test: $(VENV)/.installed-$(TEST_EXTRAS)  ## the whole suite; EXTRAS=oracle adds torch, transformers and llama.cpp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cuda:  ## the GPU backend's tests, on a machine with a GPU
+	TRITON_INTERPRET=0 $(MAKE) test EXTRAS="cuda $(EXTRAS)" PYTEST_ARGS="tests/backends/cuda $(PYTEST_ARGS)"
 
 check: $(VENV)/.installed-test  ## linter, formatter and type checker
 	$(BIN)/ruff check

@@ -23,9 +23,10 @@ ModelPath = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the tests measure and repack is no business of whoever runs them."""
+    """What the tests measure and repack is no business of whoever runs them, nor is what runs the tests of theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEPAHEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("STEPAHEAD_DEVICE", "cpu")  # where no test says otherwise
         yield
 
 

@@ -14,7 +14,7 @@ from stepahead.model_info import ModelInfo
 from stepahead.speculative.cost import CostSeed
 
 BACKEND = CpuBackend(1)
-MACHINE = MachineReport("a CPU", "Linux", "cpu", "avx2", "avx2", 4, 4, 40e9, 0.1)
+MACHINE = MachineReport("a CPU", "Linux", "cpu", "avx2", "avx2", 4, 4, "", 40e9, 0.1)
 INFO = ModelInfo(
     path="m.gguf", name="m", arch="step35", num_trunk_layers=4, num_heads_declared=3, num_heads_found=3,
     num_head_outputs=3, hidden_size=64, vocab_size=300, context_length=4096, window=16, num_experts=8,
@@ -30,6 +30,11 @@ GOOD = Diagnosis(20.0, MACHINE, INFO, 3, "auto", "f16", (), COST, Overhead(), 50
 
 def test_nothing_is_said_where_all_is_well():
     assert advise(GOOD, BACKEND) == ()
+
+
+def test_a_gpu_is_not_held_to_what_the_processor_has():
+    gpu = with_machine(backend="cuda", isa="sm_90", best_isa="", device="a GPU", threads=1, bytes_per_second=None)
+    assert advise(gpu, BACKEND) == ()
 
 
 def with_info(**changes):

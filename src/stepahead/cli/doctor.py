@@ -168,8 +168,14 @@ def _facts(diagnosis: "Diagnosis") -> list[tuple[str, str]]:
     outputs = f", {info.num_head_outputs} with an output matrix of their own" if info.num_heads_found else ""
     return [
         ("machine", f"{machine.cpu}, {machine.system}"),
-        ("threads", f"{machine.threads} on {machine.cores} cores, {isa}"),
-        ("memory", f"{machine.bytes_per_second / 1e9:.1f} GB/s read by these threads"),
+        ("device", f"{machine.device}, {isa}")
+        if machine.device
+        else ("threads", f"{machine.threads} on {machine.cores} cores, {isa}"),
+        *(
+            [("memory", f"{machine.bytes_per_second / 1e9:.1f} GB/s read by these threads")]
+            if machine.bytes_per_second is not None
+            else []
+        ),
         ("model", f"{info.name}, {size(info.nbytes)}, {size(info.bytes_per_token)} a token"),
         ("MTP heads", f"{info.num_heads_found} found, {diagnosis.num_heads_usable} usable{outputs}"),
         ("", info.heads_verdict),

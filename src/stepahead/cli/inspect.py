@@ -40,6 +40,7 @@ def inspect(
         ),
     ] = None,
     parallel: Annotated[int, typer.Option("--parallel", help="How many contexts the plan is for.")] = 1,
+    device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
@@ -67,7 +68,7 @@ def inspect(
     path, companion = locate(_demo_path() if model is None else model, mtp)
     lengths = [o.context_length(text) for text in context_length or ()]
     load = o.LoadOptions(
-        model, mtp, kv_type, None, next(iter(context_length or ()), None), "cpu", repack, draft_vocab, draft_type,
+        model, mtp, kv_type, None, next(iter(context_length or ()), None), device, repack, draft_vocab, draft_type,
         memory_gb,
     )  # fmt: skip
     with contextlib.ExitStack() as files:

@@ -91,7 +91,9 @@ def _on_threads(diagnosis: Diagnosis) -> Iterator[str]:
 def _on_memory(diagnosis: Diagnosis) -> Iterator[str]:
     nbytes, machine = diagnosis.info.bytes_per_token, diagnosis.machine
     rate = 1e3 * nbytes / diagnosis.cost.pass_ms[0]
-    if nbytes > CACHED_BYTES and rate < MIN_BANDWIDTH_SHARE * machine.bytes_per_second:
+    if machine.bytes_per_second is None or nbytes <= CACHED_BYTES:
+        return
+    if rate < MIN_BANDWIDTH_SHARE * machine.bytes_per_second:
         yield (
             f"a plain step reads {rate / 1e9:.1f} GB/s where this memory gives {machine.bytes_per_second / 1e9:.1f}: "
             "it waits for something else; more --threads, repacked weights or another tensor type may help"
@@ -100,6 +102,8 @@ def _on_memory(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _on_kernels(diagnosis: Diagnosis, backend: Backend) -> Iterator[str]:
     machine = diagnosis.machine
+    if machine.device:
+        return
     if machine.backend != "cpu":
         yield f"the {machine.backend} backend says what is right, slowly: leave --device out to be fast"
         return

@@ -17,7 +17,8 @@ class MachineReport:
     best_isa: str  # that this machine can run
     threads: int
     cores: int  # that this process may use
-    bytes_per_second: float  # read from memory by these threads
+    device: str  # "": the CPU
+    bytes_per_second: float | None  # read from memory by these threads; None: of a memory of the device's own
     cpus_of_others: float  # used by other programs meanwhile; 0 where the system does not say
 
 
@@ -32,6 +33,7 @@ def report_machine(backend: Backend, others: OtherPrograms) -> MachineReport:
         best_isa=str(available[0]),
         threads=backend.threads,
         cores=default_threads(),
-        bytes_per_second=read_bandwidth(backend.threads),
+        device=str(facts.get("device", "")),
+        bytes_per_second=read_bandwidth(backend.threads) if backend.own_memory is None else None,
         cpus_of_others=others.cpus(),
     )
