@@ -27,7 +27,7 @@ CONFIGS = {"f16": (64, 8, 2), "q8_0": (64, 8, 1), "f32": (16, 8, 1)}
 """By the type of keys and values: rows times query heads of a program, warps, stages. For any number of rows: the
 instruction that multiplies must not depend on it."""
 
-F32_PRECISION = "ieee" if torch.version.hip else "tf32x3"
+F32_PRECISION = "ieee" if getattr(torch.version, "hip", None) else "tf32x3"
 """How float32 is multiplied: on NVIDIA's tensor cores as three products of its parts, which keep 21 bits or more."""
 
 SPLIT_KEYS = 8 * BLOCK_SIZE
@@ -66,14 +66,13 @@ def attention(
     padded = triton.next_power_of_2(num_heads // kv.num_kv_heads)
     assert padded <= MAX_GROUP, f"{num_heads} query heads share {kv.num_kv_heads} KV heads, at most {MAX_GROUP} a head"
     tile, num_warps, num_stages = CONFIGS[kv.kv_type]
-    tile = max(tile, padded)
     max_splits = triton.cdiv(block_tables.shape[1], SPLIT_KEYS // BLOCK_SIZE)
     is_parted = _is_parted(num_rows, width, max_splits, window)
     out = parts = stats = torch.empty_like(q)
     if is_parted:
         shape = (num_rows, num_heads, max_splits)
         parts, stats = (torch.empty((*shape, n), dtype=q.dtype, device=q.device) for n in (kv.head_dim, 2))
-    programs = triton.cdiv(PROGRAMS, triton.cdiv(num_rows, tile // padded) * kv.num_kv_heads)
+    programs = triton.cdiv(PROGRAMS, triton.cdiv(num_rows, max(tile, padded) // padded) * kv.num_kv_heads)
     is_q8_0 = kv.kv_type == "q8_0"
     weight_scale = 1.0 if kv.kv_type == "f32" else WEIGHT_SCALE
     number_scale = CODE_SCALE.value if is_q8_0 else 1.0
@@ -105,7 +104,7 @@ def attention(
         HEAD_DIM=kv.head_dim,
         BLOCK=max(32, triton.next_power_of_2(kv.head_dim)),
         CHUNK=BLOCK_SIZE,
-        TILE=tile,
+        TILE=max(tile, padded),
         SPLIT_KEYS=SPLIT_KEYS,
         WEIGHT_SCALE=weight_scale,
         PRECISION=F32_PRECISION if kv.kv_type == "f32" else "ieee",
