@@ -11,6 +11,7 @@ from kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.formats.pack import pack
+from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, SharedExpert
 from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, group_pairs
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
@@ -117,11 +118,11 @@ def test_packed_products_of_rounded_rows(types, rows):
     gate, up, down = (both(types[i], 3, *[(width, num_in), (48, width)][i // 2], seed=i) for i in range(3))
     ids = some_ids(rows, 3, 2)
     routing, pairs = routing_of(ids), [(row, expert) for row in range(rows) for expert in ids[row]]
-    grouped = grouped_of(routing, 3)
+    tiles = tiles_of(routing, 3)
     x = rows_of(normal(np.random.default_rng(5), rows, num_in))
     with poisoned_memory(), np.errstate(all="ignore"):
-        hidden = moe_gate_up(LAUNCH, x, routing, grouped, gate[0], up[0], 3.0)
-        out = moe_down(LAUNCH, hidden, routing, grouped, down[0])
+        hidden = moe_gate_up(LAUNCH, x, tiles, gate[0], up[0], 3.0)
+        out = moe_down(LAUNCH, hidden, tiles, down[0])
     plain = on_host(x.values).astype(np.float64)
     g, u = (
         np.stack([matrix[1].values()[e] @ (rounded(x) if matrix[0].format else plain)[r] for r, e in pairs])
@@ -145,8 +146,9 @@ def check_row_keeps_its_bits(multiply):
 IDS = some_ids(100, 3, 2)
 
 
-def grouped_of(routing, experts, tile_rows=None):
-    return None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts, tile_rows)
+def tiles_of(routing, experts, tile_rows=None):
+    grouped = None if routing.num_rows <= 16 else group_pairs(LAUNCH, routing, experts, tile_rows)
+    return ExpertTiles(routing, grouped)
 
 
 def whole_numbers(numbers, width):
@@ -161,7 +163,7 @@ def test_gate_and_up_of_a_row_do_not_depend_on_the_others():
         routing = routing_of(IDS[list(numbers)])
         with poisoned_memory(), np.errstate(all="ignore"):
             x = rows_of(whole_numbers(numbers, 256))
-            hidden = moe_gate_up(LAUNCH, x, routing, grouped_of(routing, 3, tile_rows), gate, up, 0.0)
+            hidden = moe_gate_up(LAUNCH, x, tiles_of(routing, 3, tile_rows), gate, up, 0.0)
         return on_host(hidden.values).reshape(len(numbers), 2, 32)
 
     check_row_keeps_its_bits(multiply)
@@ -174,7 +176,7 @@ def test_down_of_a_row_does_not_depend_on_the_others():
         routing = routing_of(IDS[list(numbers)])
         with poisoned_memory():
             hidden = rows_of(np.repeat(whole_numbers(numbers, 32), 2, axis=0))
-            out = moe_down(LAUNCH, hidden, routing, grouped_of(routing, 3, tile_rows), down)
+            out = moe_down(LAUNCH, hidden, tiles_of(routing, 3, tile_rows), down)
         return on_host(out).reshape(len(numbers), 2, 48)
 
     check_row_keeps_its_bits(multiply)
@@ -195,3 +197,30 @@ def test_rows_that_are_no_numbers_stay_by_themselves():
     mixed = out(x)
     assert_same_bits(mixed[:1], clean[:1])
     assert not np.isfinite(mixed[1:3]).any()
+
+
+@pytest.mark.parametrize(("types", "rows"), [((F32, F32, F32), 3), ((Q8_0, Q8_0, Q8_0), 2), ((F16, F32, F16), 20)])
+def test_a_shared_expert_rides_along(types, rows):
+    """With the bits of an expert alone that all rows go to with the weight 1, added after the others."""
+    rng = np.random.default_rng(6)
+    gate, up, down = (both(types[i], 3, *[(32, 64), (64, 32)][i // 2], seed=i)[0] for i in range(3))
+    other = [both(types[i], 1, *[(32, 64), (64, 32)][i // 2], seed=3 + i)[0] for i in range(3)]
+    shared = SharedExpert(*(CudaMatrix(matrix.data, matrix.type, matrix.shape[1:]) for matrix in other), 1.5)
+    assert shared.rides_along(gate, up, down)
+    routing = routing_of(some_ids(rows, 3, 2), rng.random((rows, 2), np.float32))
+    only = routing_of(np.zeros((rows, 1)), np.ones((rows, 1), np.float32))
+    values, residual = normal(rng, rows, 64), on_device(normal(rng, rows, 64))
+    x = rows_of(values)
+    with poisoned_memory(), np.errstate(all="ignore"):
+        mine = moe_ffn(LAUNCH, x, routing, gate, up, down, 2.0, shared, residual)
+        routed = moe_ffn(LAUNCH, x, routing, gate, up, down, 2.0)
+        alone = moe_ffn(LAUNCH, x, only, *other, 1.5)
+    assert_same_bits(on_host(mine), on_host(residual) + (on_host(routed) + on_host(alone)))
+
+
+def test_what_rides_along_has_the_types_and_shapes_of_the_others():
+    gate, down = both(F32, 2, 32, 64)[0], both(F32, 2, 64, 32)[0]
+    same, narrow, half = (both(*of)[0] for of in ((F32, 1, 32, 64), (F32, 1, 16, 64), (F16, 1, 32, 64)))
+    last = CudaMatrix(down.data[:64], F32, (64, 32))
+    ones = [CudaMatrix(matrix.data, matrix.type, matrix.shape[1:]) for matrix in (same, narrow, half)]
+    assert [SharedExpert(one, one, last, 0.0).rides_along(gate, gate, down) for one in ones] == [True, False, False]

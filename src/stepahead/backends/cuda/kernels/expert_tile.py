@@ -3,6 +3,9 @@
 Among few rows there is a program for each pair of a row and a slot, and of an expert's pairs the first one leads: it
 takes all of them, and the others have nothing to do. So an expert's weights are read once, and nothing is sorted. Among
 many rows the pairs have been grouped before (moe_blocked).
+
+A shared expert, which every row goes to, may ride along as further programs in front of these. Its results have the
+numbers behind the pairs, one a row.
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import triton.language as tl
 
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.half_rows import half_rows
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs, group_pairs
 from stepahead.backends.cuda.kernels.weight_tile import add_block_product, first_record
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -37,26 +40,72 @@ class TileSize:
 TILE_SIZES = {FEW_ROWS: TileSize(64, 4), MANY_ROWS: TileSize(128, 8)}
 
 
-def tile_options(routing: Routing, grouped: GroupedPairs | None) -> dict[str, int]:
-    """What either kernel is launched with."""
-    assert grouped is not None or routing.num_rows <= FEW_ROWS
-    rows = FEW_ROWS if grouped is None else grouped.tile_rows
-    size = TILE_SIZES[rows]
-    return {
-        "num_warps": size.num_warps,
-        "num_stages": size.num_stages,
-        "PADDED_K": routing.padded_top_k,
-        "IS_GROUPED": grouped is not None,
-        "BLOCK": size.block,
-        "ROWS": rows,
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedExpert:
+    gate: CudaMatrix  # (width, in)
+    up: CudaMatrix
+    down: CudaMatrix
+    limit: float
+
+    def rides_along(self, gate: CudaMatrix, up: CudaMatrix, down: CudaMatrix) -> bool:
+        """Whether routed experts are of the same types and shapes."""
+        routed = [(matrix.type, matrix.shape[1:]) for matrix in (gate, up, down)]
+        return routed == [(matrix.type, matrix.shape) for matrix in (self.gate, self.up, self.down)]
 
 
-def tile_arguments(routing: Routing, grouped: GroupedPairs | None) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Programs along the second axis of the grid; experts and tile_pairs."""
-    if grouped is None:
-        return routing.num_pairs, routing.ids, routing.ids
-    return grouped.num_tiles, grouped.experts, grouped.pairs
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertTiles:
+    """Programs along the second axis of the grid: which expert multiplies which rows."""
+
+    routing: Routing
+    grouped: GroupedPairs | None  # None: FEW_ROWS at most
+    has_shared: bool = False
+
+    @classmethod
+    def of(cls, launch: Launcher, routing: Routing, num_experts: int, has_shared: bool = False) -> "ExpertTiles":
+        grouped = None if routing.num_rows <= FEW_ROWS else group_pairs(launch, routing, num_experts)
+        return cls(routing, grouped, has_shared)
+
+    @property
+    def num_results(self) -> int:
+        """Rows of what the kernels give: one for each pair, then those of the shared expert."""
+        return self.routing.num_pairs + (self.routing.num_rows if self.has_shared else 0)
+
+    @property
+    def rows(self) -> int:
+        """Of a tile."""
+        return FEW_ROWS if self.grouped is None else self.grouped.tile_rows
+
+    @property
+    def size(self) -> TileSize:
+        return TILE_SIZES[self.rows]
+
+    @property
+    def num_shared(self) -> int:
+        return -(-self.routing.num_rows // self.rows) if self.has_shared else 0
+
+    @property
+    def num_programs(self) -> int:
+        return self.num_shared + (self.routing.num_pairs if self.grouped is None else self.grouped.num_tiles)
+
+    @property
+    def arguments(self) -> tuple[torch.Tensor, torch.Tensor, int, int, int]:
+        """experts, tile_pairs, num_shared, num_pairs, num_rows."""
+        routing, grouped = self.routing, self.grouped
+        experts = (routing.ids, routing.ids) if grouped is None else (grouped.experts, grouped.pairs)
+        return *experts, self.num_shared, routing.num_pairs, routing.num_rows
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {
+            "num_warps": self.size.num_warps,
+            "num_stages": self.size.num_stages,
+            "HAS_SHARED": self.has_shared,
+            "IS_GROUPED": self.grouped is not None,
+            "PADDED_K": self.routing.padded_top_k,
+            "BLOCK": self.size.block,
+            "ROWS": self.rows,
+        }
 
 
 def row_arguments(launch: Launcher, x: Rows, *matrices: CudaMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -70,10 +119,32 @@ def row_arguments(launch: Launcher, x: Rows, *matrices: CudaMatrix) -> tuple[tor
 
 
 @triton.jit
-def expert_and_pairs(experts, tile_pairs, ROWS: tl.constexpr, PADDED_K: tl.constexpr, IS_GROUPED: tl.constexpr):
-    """experts: of all pairs, or where these are grouped, of tiles. An expert of -1 says that there is nothing to do;
-    pairs: (ROWS,), -1: none."""
-    place = tl.program_id(1)
+def expert_and_results(
+    experts, tile_pairs, num_shared, num_pairs, num_rows,
+    HAS_SHARED: tl.constexpr, IS_GROUPED: tl.constexpr, PADDED_K: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The program's expert, -1 if there is nothing to do; the numbers of its results and their rows of x (ROWS,), and
+    which of them there are. experts: of all pairs, or where these are grouped, of tiles."""
+    if HAS_SHARED:
+        place = tl.program_id(1) - num_shared
+        if place < 0:
+            expert = 0
+            rows = (place + num_shared) * ROWS + tl.arange(0, ROWS)
+            wanted = rows < num_rows
+            results = num_pairs + rows
+        else:
+            expert, results = _expert_and_pairs(experts, tile_pairs, place, IS_GROUPED, PADDED_K, ROWS)
+            wanted = results >= 0
+            rows = results // PADDED_K
+    else:
+        expert, results = _expert_and_pairs(experts, tile_pairs, tl.program_id(1), IS_GROUPED, PADDED_K, ROWS)
+        wanted = results >= 0
+        rows = results // PADDED_K
+    return expert, results, tl.where(wanted, rows, 0), wanted
+
+
+@triton.jit
+def _expert_and_pairs(experts, tile_pairs, place, IS_GROUPED: tl.constexpr, PADDED_K: tl.constexpr, ROWS: tl.constexpr):
     if IS_GROUPED:
         expert = tl.load(experts + place)
         pairs = tl.load(tile_pairs + place * ROWS + tl.arange(0, ROWS))
@@ -84,6 +155,15 @@ def expert_and_pairs(experts, tile_pairs, ROWS: tl.constexpr, PADDED_K: tl.const
         first = tl.min(tl.where(pairs >= 0, pairs, ROWS * PADDED_K), axis=0)
         expert = tl.where(first == place, chosen, -1)
     return expert, pairs
+
+
+@triton.jit
+def matrix_of_program(routed, shared, num_shared, HAS_SHARED: tl.constexpr):
+    """A pointer, 16-byte aligned as both are: by their distance, as the compiler knows less of a choice of pointers."""
+    if HAS_SHARED:
+        is_shared = tl.program_id(1) < num_shared
+        routed += tl.multiple_of(tl.where(is_shared, _elements_between(routed, shared), 0), 4)
+    return routed
 
 
 @triton.jit
@@ -158,13 +238,20 @@ def unstacked(acc, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     return tl.reshape(a, (BLOCK // 2, ROWS)), tl.reshape(b, (BLOCK // 2, ROWS))
 
 
-def case_options(rows: int) -> dict[str, int]:
+NO_SPILLS = ("sm_90", "sm_120", "gfx942")
+SOME_SPILLS = ("sm_80",)
+"""Compiled for it, tiles of 64 rows and programs of a shared expert keep up to 32 bytes a thread in memory."""
+
+
+def case_options(rows: int, has_shared: bool) -> dict[str, int]:
     """Constexprs of a compile case with tiles of so many rows, the smaller ones without grouping."""
-    return {"PADDED_K": 8, "IS_GROUPED": rows != FEW_ROWS, "BLOCK": TILE_SIZES[rows].block, "ROWS": rows}
+    of_tiles = {"BLOCK": TILE_SIZES[rows].block, "ROWS": rows, "PADDED_K": 8}
+    return of_tiles | {"HAS_SHARED": has_shared, "IS_GROUPED": rows != FEW_ROWS}
 
 
 def tile_types(type: QuantType, *names: str, x: str) -> dict[str, str]:
     """Of the pointers of a compile case: matrices of `type` and last the result are named."""
     weights = "*i32" if type in FORMATS else "*fp16"
     rows = {x: "*fp32", "halves": "*fp16", "exponents": "*fp32", "experts": "*i32", "tile_pairs": "*i32"}
+    rows |= dict.fromkeys(("num_shared", "num_pairs", "num_rows"), "i32")
     return rows | dict.fromkeys(names[:-1], weights) | {names[-1]: "*fp32"}

@@ -7,19 +7,21 @@ import triton.language as tl
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.expert_tile import (
+    NO_SPILLS,
+    SOME_SPILLS,
     TILE_SIZES,
+    ExpertTiles,
+    SharedExpert,
     case_options,
-    expert_and_pairs,
+    expert_and_results,
     expert_product,
+    matrix_of_program,
     row_arguments,
-    tile_arguments,
-    tile_options,
     tile_types,
 )
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs
+from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
-from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
 from stepahead.gguf.quants import QuantType
 
@@ -27,58 +29,65 @@ from stepahead.gguf.quants import QuantType
 def moe_down(
     launch: Launcher,
     hidden: Rows,  # of moe_gate_up
-    routing: Routing,
-    grouped: GroupedPairs | None,
+    tiles: ExpertTiles,
     down: CudaMatrix,  # (experts, width, in)
+    shared: SharedExpert | None = None,
 ) -> torch.Tensor:
-    """(pairs, width) float32; rows of pairs without an expert hold anything."""
+    """(results, width) float32; rows of pairs without an expert hold anything."""
+    assert (shared is not None) == tiles.has_shared
     width, num_in = down.shape[1:]
-    out = torch.empty((routing.num_pairs, width), dtype=torch.float32, device=down.data.device)
-    programs, *experts = tile_arguments(routing, grouped)
-    options = tile_options(routing, grouped)
+    out = torch.empty((tiles.num_results, width), dtype=torch.float32, device=down.data.device)
     launch(
         _moe_down,
-        (triton.cdiv(width, options["BLOCK"]), programs),
+        (triton.cdiv(width, tiles.size.block), tiles.num_programs),
         *row_arguments(launch, hidden, down),
-        *experts,
+        *tiles.arguments,
         down.data,
+        shared.down.data if shared else down.data,
         out,
         IN=num_in,
         OUT=width,
         DOWN=down.format,
-        **options,
+        **tiles.options,
     )
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_shared", "num_pairs", "num_rows"])
 def _moe_down(
     hidden,
     halves,
     exponents,
     experts,
     tile_pairs,
+    num_shared,
+    num_pairs,
+    num_rows,
     down,
+    shared_down,
     out,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     DOWN: tl.constexpr,
-    PADDED_K: tl.constexpr,
+    HAS_SHARED: tl.constexpr,
     IS_GROUPED: tl.constexpr,
+    PADDED_K: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    expert, pairs = expert_and_pairs(experts, tile_pairs, ROWS, PADDED_K, IS_GROUPED)
+    expert, results, _, wanted = expert_and_results(
+        experts, tile_pairs, num_shared, num_pairs, num_rows, HAS_SHARED, IS_GROUPED, PADDED_K, ROWS
+    )
     if expert < 0:
         return
-    wanted = pairs >= 0
-    rows = tl.where(wanted, pairs, 0)
+    rows = tl.where(wanted, results, 0)
+    weights = matrix_of_program(down, shared_down, num_shared, HAS_SHARED)
     tile = tl.program_id(0) * (BLOCK // 16)
     y = expert_product(
-        down, down, expert, tile, hidden, halves, exponents, rows, wanted, IN, OUT, DOWN, False, BLOCK, ROWS
+        weights, weights, expert, tile, hidden, halves, exponents, rows, wanted, IN, OUT, DOWN, False, BLOCK, ROWS
     )
     outs = tile * 16 + tl.arange(0, BLOCK)
-    places = pairs.to(tl.int64)[None, :] * OUT + outs[:, None]
+    places = results.to(tl.int64)[None, :] * OUT + outs[:, None]
     tl.store(out + places, y, mask=(outs < OUT)[:, None] & wanted[None, :])
 
 
@@ -86,20 +95,23 @@ def compile_cases() -> tuple[CompileCase, ...]:
     """A step of the loop takes 256 inputs of BLOCK rows of weights: a unit is a weight."""
     return tuple(
         CompileCase(
-            name=f"moe_down {type.name} {rows} rows",
+            name=f"moe_down {type.name} {rows} rows{' and shared' if has_shared else ''}"
+            f"{' with spills' if targets == SOME_SPILLS else ''}",
             kernel=_moe_down,
-            types=tile_types(type, "down", "out", x="hidden"),
-            constexprs=case_options(rows) | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
+            types=tile_types(type, "down", "shared_down", "out", x="hidden"),
+            constexprs=case_options(rows, has_shared) | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
             num_warps=TILE_SIZES[rows].num_warps,
             targets=targets,
+            max_stack_nbytes=32 if targets == SOME_SPILLS else 0,
             uses_tensor_cores=True,
             has_wide_loads=True,
             forbidden=("I2F",),
             max_lane_operations=(limit, 256 * TILE_SIZES[rows].block),
         )
-        for type, rows, limit, targets in (
-            (QuantType.Q4_K, FEW_ROWS, 4.5, TARGETS),
-            (QuantType.Q4_K, MANY_ROWS, 5.0, ("sm_90",)),
-            (QuantType.Q6_K, FEW_ROWS, 5.0, ("sm_90",)),
+        for type, rows, has_shared, limit, targets in (
+            (QuantType.Q4_K, FEW_ROWS, False, 4.5, TARGETS),
+            (QuantType.Q4_K, MANY_ROWS, False, 5.0, ("sm_90",)),
+            (QuantType.Q4_K, FEW_ROWS, True, 4.5, NO_SPILLS),
+            (QuantType.Q6_K, FEW_ROWS, False, 5.0, ("sm_90",)),
         )
     )

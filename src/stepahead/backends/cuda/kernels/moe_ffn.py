@@ -2,7 +2,7 @@
 
 import torch
 
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, group_pairs
+from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, SharedExpert
 from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
@@ -20,11 +20,12 @@ def moe_ffn(
     up: CudaMatrix,
     down: CudaMatrix,
     limit: float,
-    shared: torch.Tensor | None = None,
+    shared: SharedExpert | None = None,  # that rides along
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """residual + (sum of a row's experts, weighted, + shared): (num_rows, width) float32."""
-    grouped = None if routing.num_rows <= FEW_ROWS else group_pairs(launch, routing, gate.shape[0])
-    hidden = moe_gate_up(launch, x, routing, grouped, gate, up, limit)
-    outputs = moe_down(launch, hidden, routing, grouped, down)
-    return moe_combine(launch, outputs, routing, shared, residual)
+    """residual + (a row's experts, weighted and added, + shared expert): (num_rows, width) float32."""
+    assert shared is None or shared.rides_along(gate, up, down)
+    tiles = ExpertTiles.of(launch, routing, gate.shape[0], shared is not None)
+    hidden = moe_gate_up(launch, x, tiles, gate, up, limit, shared)
+    outputs = moe_down(launch, hidden, tiles, down, shared)
+    return moe_combine(launch, outputs, routing, outputs[routing.num_pairs :] if shared else None, residual)
