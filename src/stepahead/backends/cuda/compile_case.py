@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from stepahead.backends.cuda import kernels
 from stepahead.backends.cuda.machine_code import LANES, MachineCode, missing_tools, of_amdgcn, of_cubin
 
-TARGETS = ("sm_80", "sm_90", "sm_120", "gfx942")
+TARGETS = ("sm_90", "sm_80", "sm_120", "gfx942")
 WIDE_LOADS = r"LDG\.E.*\.128|LDGSTS.*\.128|UTMALDG|UBLKCP"
 TENSOR_CORES = r"[HIQO]G?MMA|UTC\w*MMA|v_mfma_\w+"
 ALIGNED = ["tt.divisibility", 16]
@@ -38,6 +38,7 @@ class CompileCase:
     pointers, "i32", "i64", "fp32" for scalars. Pointers are 16-byte aligned but for those in `unaligned`.
     forbidden, required: regular expressions for names of NVIDIA's instructions, up to a dot.
     max_lane_operations: per unit of work on sm_90, as (lane-operations, units that a CTA does in one turn of its loop).
+    Without tensor cores, instructions are read for the first target alone: loads are the same for all of them.
     """
 
     name: str
@@ -85,10 +86,9 @@ class Finding:
         if self.code is None:
             figures = "not read"
         else:
-            figures = (
-                f"{self.code.registers:4} registers {self.shared_nbytes / 1024:6.1f} KiB shared "
-                f"{self.code.num_instructions:6} instructions {self.code.loop_length:5} in the loop"
-            )
+            figures = f"{self.code.registers:4} registers {self.shared_nbytes / 1024:6.1f} KiB shared "
+            if self.code.opcodes:
+                figures += f"{self.code.num_instructions:6} instructions {self.code.loop_length:5} in the loop"
         lanes = "" if self.lane_operations is None else f" {self.lane_operations:5.2f} lane-operations"
         return f"{self.case:44} {self.target:7} {self.seconds:5.1f} s {figures}{lanes}" + "".join(
             f"\n    FAULT: {fault}" for fault in self.faults
@@ -116,7 +116,7 @@ def examine(case: CompileCase, target: str) -> Finding:
         text = " ".join(str(error).split())[-300:]
         fault = f"does not compile: {type(error).__name__}: {text}"
         return Finding(case.name, target, time.perf_counter() - start, 0, None, None, (fault,))
-    code = _code(made, target)
+    code = _code(case, made, target)
     lanes = _lane_operations(case, target, code)
     return Finding(
         case.name,
@@ -155,14 +155,16 @@ def _gpu_target(name: str) -> GPUTarget:
     return GPUTarget("hip", name, 64)
 
 
-def _code(made: Any, target: str) -> MachineCode | None:
+def _code(case: CompileCase, made: Any, target: str) -> MachineCode | None:
     if "amdgcn" in made.asm:
         return of_amdgcn(made.asm["amdgcn"])
-    return None if missing_tools() else of_cubin(made.asm["cubin"])
+    if missing_tools():
+        return None
+    return of_cubin(made.asm["cubin"], with_instructions=case.uses_tensor_cores or target == case.targets[0])
 
 
 def _lane_operations(case: CompileCase, target: str, code: MachineCode | None) -> float | None:
-    if case.max_lane_operations is None or code is None or target != "sm_90":
+    if case.max_lane_operations is None or code is None or not code.opcodes or target != "sm_90":
         return None
     return code.loop_length * LANES * case.num_warps / case.max_lane_operations[1]
 
@@ -176,6 +178,8 @@ def _faults(case: CompileCase, target: str, code: MachineCode, lanes: float | No
         return
     if case.max_registers is not None and code.registers > case.max_registers:
         yield f"{code.registers} registers, at most {case.max_registers}"
+    if not code.opcodes:
+        return
     if case.has_wide_loads and not code.count(WIDE_LOADS):
         yield "no load of 16 bytes"
     for pattern in case.forbidden:

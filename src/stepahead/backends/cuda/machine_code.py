@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from triton import knobs
@@ -43,13 +44,13 @@ def missing_tools() -> tuple[str, ...]:
     return tuple(name for name in ("cuobjdump", "nvdisasm") if _tool(name) is None)
 
 
-def of_cubin(cubin: bytes) -> MachineCode:
-    """Needs both tools."""
+def of_cubin(cubin: bytes, with_instructions: bool = True) -> MachineCode:
+    """Needs both tools. Reading instructions takes a quarter of a second, registers a millisecond."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         usage = _run("cuobjdump", "--dump-resource-usage", str(path))
-        lines = _run("nvdisasm", "-c", str(path)).splitlines()
+        lines = _run("nvdisasm", "-c", str(path)).splitlines() if with_instructions else []
     registers, stack, local = (int(_found(rf"\b{name}:(\d+)", usage)) for name in ("REG", "STACK", "LOCAL"))
     opcodes, loop_length = _sass(lines)
     return MachineCode(registers, stack + local, opcodes, loop_length)
@@ -80,6 +81,7 @@ def _sass(lines: list[str]) -> tuple[Counter[str], int]:
     return opcodes, max(loops, default=opcodes.total())
 
 
+@lru_cache  # Triton starts a tool to learn its version, each time that it is asked for it
 def _tool(name: str) -> str | None:
     try:
         return str(getattr(knobs.nvidia, name).path)
