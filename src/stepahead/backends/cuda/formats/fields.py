@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from stepahead.backends.cuda.formats.format import BLOCK, FORMATS, Format, Levels, Mins, Scales
-from stepahead.gguf.block_quants import E2M1_DOUBLED, Bytes, Floats, fields
-from stepahead.gguf.iq_quants import IQ4_LEVELS
+from stepahead.backends.cuda.formats.codebooks import codebook_fields
+from stepahead.backends.cuda.formats.format import BLOCK, FORMATS, LEVELS, Format, Mins, Scales
+from stepahead.gguf.block_quants import Bytes, Floats, fields
 from stepahead.gguf.quants import QuantType
 
 Bits = npt.NDArray[np.unsignedinteger]
 EMPTY = np.zeros((0, 0), np.uint8)
-LEVELS = {Levels.LINEAR: np.arange(256, dtype=np.float32), Levels.E2M1: E2M1_DOUBLED, Levels.IQ4: IQ4_LEVELS}
 
 
 def _empty() -> Bits:
@@ -39,7 +38,7 @@ class Fields:
 def fields_of(data: Bytes, type: QuantType) -> Fields:
     """data: (rows, row_bytes) of a type in FORMATS."""
     blocks = data.reshape(-1, type.block_bytes)
-    found = _READERS[type](blocks)
+    found = _READERS[type](blocks) if type in _READERS else _of_codebook(blocks, type)
     return Fields(*(np.ascontiguousarray(part).reshape(len(data), -1) if part.size else EMPTY for part in found))
 
 
@@ -172,6 +171,11 @@ def _mxfp4(b: Bytes) -> Parts:
     return _nibbles(b, 1, 16), b[:, :1], EMPTY, EMPTY, EMPTY
 
 
+def _of_codebook(b: Bytes, type: QuantType) -> Parts:
+    codes, scales, d = codebook_fields(b, type, FORMATS[type])
+    return codes, scales if FORMATS[type].scale_words else EMPTY, EMPTY, d, EMPTY
+
+
 _READERS: dict[QuantType, Callable[[Bytes], Parts]] = {
     QuantType.Q4_0: _q4_0,
     QuantType.Q4_1: _q4_1,
@@ -187,4 +191,3 @@ _READERS: dict[QuantType, Callable[[Bytes], Parts]] = {
     QuantType.IQ4_XS: _iq4_xs,
     QuantType.MXFP4: _mxfp4,
 }
-assert _READERS.keys() == FORMATS.keys()

@@ -12,6 +12,10 @@ where a scale is d times a whole number of each group (INTEGERS), or a float of 
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
+from stepahead.gguf.block_quants import E2M1_DOUBLED
+from stepahead.gguf.iq_quants import IQ4_LEVELS
 from stepahead.gguf.quants import QuantType
 
 TILE_ROWS = 16
@@ -42,6 +46,19 @@ class Levels(IntEnum):
     LINEAR = 0  # itself
     E2M1 = 1  # a 4-bit float, doubled
     IQ4 = 2  # sixteen levels, finer near zero
+    IQ3 = 3  # odd numbers, the outermost half a step further out
+    IQ2 = 4  # three magnitudes and a sign
+    IQ1 = 5  # -1, 0 and 1 in eighths, and an eighth up or down
+
+
+LEVELS = {
+    Levels.LINEAR: np.arange(256, dtype=np.float32),
+    Levels.E2M1: E2M1_DOUBLED,
+    Levels.IQ4: IQ4_LEVELS,
+    Levels.IQ3: np.array([-15.5, *range(-13, 14, 2), 15.5], np.float32),
+    Levels.IQ2: np.array([-43, -25, -8, 8, 25, 43], np.float32),
+    Levels.IQ1: np.array([-9, -7, -1, 1, 7, 9], np.float32),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +69,7 @@ class Format:
     group: int
     scales: Scales
     high_bits: int = 0
-    offset: int = 0
+    offset: float = 0
     mins: Mins = Mins.NONE
     levels: Levels = Levels.LINEAR
     unit: float = 1.0
@@ -61,6 +78,12 @@ class Format:
     @property
     def code_bits(self) -> int:
         return self.low_bits + self.high_bits
+
+    @property
+    def span(self) -> int:
+        """Inputs that kernels take out of the words at a time: as many as have one scale, and in a plane of one bit no
+        more than are in its words at one turn."""
+        return 16 if self.high_bits == 1 else self.group
 
     @property
     def num_groups(self) -> int:
@@ -133,6 +156,16 @@ FORMATS: dict[QuantType, Format] = {
     QuantType.IQ4_NL: Format(4, 32, Scales.HALF, levels=Levels.IQ4),
     QuantType.IQ4_XS: Format(4, 32, Scales.SIGNED, levels=Levels.IQ4),
     QuantType.MXFP4: Format(4, 32, Scales.EXPONENT, levels=Levels.E2M1),
+    QuantType.NVFP4: Format(4, 16, Scales.HALF, levels=Levels.E2M1),
+    QuantType.IQ3_S: Format(4, 32, Scales.UNSIGNED, offset=7.5, unit=2.0),
+    QuantType.IQ3_XXS: Format(4, 32, Scales.UNSIGNED, levels=Levels.IQ3),
+    QuantType.IQ2_S: Format(2, 16, Scales.UNSIGNED, high_bits=1, levels=Levels.IQ2, unit=0.125),
+    QuantType.IQ2_XS: Format(2, 16, Scales.UNSIGNED, high_bits=1, levels=Levels.IQ2, unit=0.125),
+    QuantType.IQ2_XXS: Format(2, 32, Scales.UNSIGNED, high_bits=1, levels=Levels.IQ2, unit=0.125),
+    QuantType.IQ1_S: Format(2, 32, Scales.UNSIGNED, high_bits=1, levels=Levels.IQ1, unit=0.125),
+    QuantType.IQ1_M: Format(2, 16, Scales.UNSIGNED, high_bits=1, levels=Levels.IQ1, unit=0.125),
+    QuantType.TQ1_0: Format(2, 32, Scales.NONE, offset=1),
+    QuantType.TQ2_0: Format(2, 32, Scales.NONE, offset=1),
 }
 PLAIN_TYPES = (QuantType.F32, QuantType.F16, QuantType.BF16)
 """Kept as they are, row after row."""

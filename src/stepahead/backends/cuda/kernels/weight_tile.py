@@ -24,8 +24,11 @@ import triton.language as tl
 
 from stepahead.backends.cuda.formats.format import Levels, Mins, Scales
 
+LINEAR = tl.constexpr(int(Levels.LINEAR))
 E2M1 = tl.constexpr(int(Levels.E2M1))
 IQ4 = tl.constexpr(int(Levels.IQ4))
+IQ3 = tl.constexpr(int(Levels.IQ3))
+IQ2 = tl.constexpr(int(Levels.IQ2))
 SIGNED = tl.constexpr(int(Scales.SIGNED))
 NIBBLES = tl.constexpr(int(Scales.NIBBLES))
 HALF = tl.constexpr(int(Scales.HALF))
@@ -92,30 +95,37 @@ def _add_scaled_block(
     acc, record, offsets, x, x_offsets, mask, FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr
 ):
     """Whole sub-scales: they multiply the codes as halves, and d comes once, after the block."""
-    SPAN: tl.constexpr = FORMAT.group
+    SPAN: tl.constexpr = FORMAT.span
+    GROUP: tl.constexpr = FORMAT.group
     SCALES: tl.constexpr = FORMAT.scales
     D_AT: tl.constexpr = FORMAT.d_at
-    UNIT: tl.constexpr = FORMAT.unit
+    IS_WIDE: tl.constexpr = R > 16
     rows = offsets + tl.arange(0, BN) % 16
-    k = tl.arange(0, 4 * SPAN)
     part = tl.zeros((BN, R), tl.float32)
     for span in tl.static_range(64 // SPAN):
         low, low_after = _low_words(record, offsets, span, FORMAT, BN, SPAN)
         high = _high_words(record, offsets, span, FORMAT, BN, SPAN)
         a = _weights(low, high, 0, FORMAT, BN, SPAN)
         b = _weights(low, high, 1, FORMAT, BN, SPAN)
+        if SCALES != NONE:
+            a *= _whole_scale(record, rows, SPAN * span // GROUP, FORMAT)[:, None]
+            b *= _whole_scale(record, rows, (64 + SPAN * span) // GROUP, FORMAT)[:, None]
+        if IS_WIDE:  # the same products in the same order, with fewer of them waiting in registers
+            xs = _inputs(x, x_offsets, mask, SPAN * span, SPAN, 2 * SPAN)
+            part = tl.dot(_side_by_side(a, b, BN, SPAN), xs, part)
         c = _weights(low_after, high, 2, FORMAT, BN, SPAN)
         d = _weights(low_after, high, 3, FORMAT, BN, SPAN)
         if SCALES != NONE:
-            a = a * _whole_scale(record, rows, span, FORMAT)[:, None]
-            b = b * _whole_scale(record, rows, 64 // SPAN + span, FORMAT)[:, None]
-            c = c * _whole_scale(record, rows, 128 // SPAN + span, FORMAT)[:, None]
-            d = d * _whole_scale(record, rows, 192 // SPAN + span, FORMAT)[:, None]
-        inputs = 64 * (k // SPAN) + SPAN * span + k % SPAN
-        xs = tl.load(x + x_offsets[None, :] + inputs[:, None], mask=mask[None, :], other=0.0)
-        part = tl.dot(_side_by_side(a, b, c, d, BN, SPAN), xs, part)
-    scale = tl.load((record + D_AT).to(tl.pointer_type(tl.float16)) + (rows + offsets)).to(tl.float32) * (SMALL * UNIT)
-    return tl.fma(part, scale[:, None].broadcast_to(BN, R), acc)
+            c *= _whole_scale(record, rows, (128 + SPAN * span) // GROUP, FORMAT)[:, None]
+            d *= _whole_scale(record, rows, (192 + SPAN * span) // GROUP, FORMAT)[:, None]
+        if IS_WIDE:
+            xs = _inputs(x, x_offsets, mask, 128 + SPAN * span, SPAN, 2 * SPAN)
+            part = tl.dot(_side_by_side(c, d, BN, SPAN), xs, part)
+        else:
+            xs = _inputs(x, x_offsets, mask, SPAN * span, SPAN, 4 * SPAN)
+            part = tl.dot(_four_side_by_side(a, b, c, d, BN, SPAN), xs, part)
+    scale = tl.load((record + D_AT).to(tl.pointer_type(tl.float16)) + (rows + offsets))
+    return tl.fma(part, (scale.to(tl.float32) * _unit(FORMAT))[:, None].broadcast_to(BN, R), acc)
 
 
 @triton.jit
@@ -123,19 +133,34 @@ def _add_scaled_groups(
     acc, record, offsets, x, x_offsets, mask, FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr
 ):
     """A float a group: it comes after the group."""
-    SPAN: tl.constexpr = FORMAT.group
+    SPAN: tl.constexpr = FORMAT.span
+    GROUP: tl.constexpr = FORMAT.group
+    SPANS: tl.constexpr = GROUP // SPAN  # of a group, 1 or 2
     rows = offsets + tl.arange(0, BN) % 16
-    k = tl.arange(0, SPAN)
-    for span in tl.static_range(64 // SPAN):
-        low, low_after = _low_words(record, offsets, span, FORMAT, BN, SPAN)
-        high = _high_words(record, offsets, span, FORMAT, BN, SPAN)
+    for group in tl.static_range(64 // GROUP):
+        low, low_after = _low_words(record, offsets, SPANS * group, FORMAT, BN, SPAN)
+        high = _high_words(record, offsets, SPANS * group, FORMAT, BN, SPAN)
+        if SPANS == 2:
+            low_2, low_after_2 = _low_words(record, offsets, 2 * group + 1, FORMAT, BN, SPAN)
+            high_2 = _high_words(record, offsets, 2 * group + 1, FORMAT, BN, SPAN)
         for chunk in tl.static_range(4):
             weights = _weights(low if chunk < 2 else low_after, high, chunk, FORMAT, BN, SPAN)
-            inputs = 64 * chunk + SPAN * span + k
-            xs = tl.load(x + x_offsets[None, :] + inputs[:, None], mask=mask[None, :], other=0.0)
-            scale = _float_scale(record, rows, (64 // SPAN) * chunk + span, FORMAT)
-            acc = tl.fma(tl.dot(weights, xs), scale[:, None].broadcast_to(BN, R), acc)
+            part = tl.dot(weights, _inputs(x, x_offsets, mask, 64 * chunk + GROUP * group, SPAN, SPAN))
+            if SPANS == 2:
+                weights = _weights(low_2 if chunk < 2 else low_after_2, high_2, chunk, FORMAT, BN, SPAN)
+                xs = _inputs(x, x_offsets, mask, 64 * chunk + GROUP * group + SPAN, SPAN, SPAN)
+                part = tl.dot(weights, xs, part)
+            scale = _float_scale(record, rows, (64 // GROUP) * chunk + group, FORMAT)
+            acc = tl.fma(part, scale[:, None].broadcast_to(BN, R), acc)
     return acc
+
+
+@triton.jit
+def _inputs(x, x_offsets, mask, START: tl.constexpr, SPAN: tl.constexpr, K: tl.constexpr):
+    """(K, R): spans of inputs from START on, 64 from one to the next."""
+    k = tl.arange(0, K)
+    inputs = START + 64 * (k // SPAN) + k % SPAN
+    return tl.load(x + x_offsets[None, :] + inputs[:, None], mask=mask[None, :], other=0.0)
 
 
 @triton.jit
@@ -195,17 +220,15 @@ def _plane_words(plane, offsets, span: tl.constexpr, BITS: tl.constexpr, BN: tl.
     """(BN, SPAN / 2): the words of the span's pairs, the code of chunk c at bit BITS * c."""
     COUNT: tl.constexpr = SPAN // 2
     WORDS: tl.constexpr = 8 * BITS
-    pair = COUNT * span + tl.arange(0, COUNT)
-    words = tl.load(plane + (offsets + (tl.arange(0, BN) % 16) * WORDS)[:, None] + (pair % WORDS)[None, :])
-    if COUNT <= WORDS:
-        return words >> (4 * BITS * (COUNT * span // WORDS))
-    else:  # noqa: RET505
-        return words >> (4 * BITS * (pair // WORDS))[None, :]
+    FIRST: tl.constexpr = COUNT * span % WORDS
+    TURN: tl.constexpr = COUNT * span // WORDS
+    at = (offsets + (tl.arange(0, BN) % 16) * WORDS)[:, None] + (FIRST + tl.arange(0, COUNT))[None, :]
+    return tl.load(plane + at) >> (4 * BITS * TURN)
 
 
 @triton.jit
 def _weights(low, high, chunk: tl.constexpr, FORMAT: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr):
-    """(BN, SPAN) float16: (level(code) - offset) * 2^-14.
+    """(BN, SPAN) float16: level(code) - offset, times 2^-14 where the levels are linear or E2M1; see `_unit`.
 
     A code under a mask is the bits of a half that is the code times a power of two, too small to be a normal number:
     one multiplication makes it one, without a conversion.
@@ -221,13 +244,24 @@ def _weights(low, high, chunk: tl.constexpr, FORMAT: tl.constexpr, BN: tl.conste
         codes = _halves(_code_bits(low, high, chunk, FORMAT), BN, SPAN)
         NORMAL: tl.constexpr = 1024.0 / (1 << AT)
         if LEVELS == IQ4:
-            weights = _iq4_levels(codes * NORMAL, BN, SPAN)
+            weights = _iq4_levels(codes * NORMAL)
+        elif LEVELS != LINEAR:
+            weights = _codebook_levels(codes * NORMAL, LEVELS)
         elif OFFSET == 0:
             weights = codes * NORMAL
         else:
             offset = tl.full((BN, SPAN), -OFFSET / SMALL, tl.float16)
             weights = tl.fma(codes, tl.full((BN, SPAN), NORMAL, tl.float16), offset)
     return weights
+
+
+@triton.jit
+def _unit(FORMAT: tl.constexpr):
+    """What scales are multiplied with, because `_weights` gives smaller numbers than the type means."""
+    UNIT: tl.constexpr = FORMAT.unit
+    LEVELS: tl.constexpr = FORMAT.levels
+    IS_SMALL: tl.constexpr = (LEVELS == LINEAR) | (LEVELS == E2M1)
+    return UNIT * SMALL if IS_SMALL else UNIT
 
 
 @triton.jit
@@ -259,7 +293,13 @@ def _halves(pairs, BN: tl.constexpr, SPAN: tl.constexpr):
 
 
 @triton.jit
-def _side_by_side(a, b, c, d, BN: tl.constexpr, SPAN: tl.constexpr):
+def _side_by_side(a, b, BN: tl.constexpr, SPAN: tl.constexpr):
+    """Two (BN, SPAN) as one (BN, 2 * SPAN)."""
+    return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (BN, 2 * SPAN))
+
+
+@triton.jit
+def _four_side_by_side(a, b, c, d, BN: tl.constexpr, SPAN: tl.constexpr):
     """Four (BN, SPAN) as one (BN, 4 * SPAN): a dot that is longer waits less often."""
     both = tl.join(tl.join(a, c), tl.join(b, d))
     return tl.reshape(tl.permute(both, (0, 2, 3, 1)), (BN, 4 * SPAN))
@@ -294,9 +334,33 @@ def _float_scale(record, rows, group: tl.constexpr, FORMAT: tl.constexpr):
         # 2^(exponent - 128); below 2^-126 a bit of the mantissa is the number.
         bits = tl.where(exponent >= 2, (exponent - 1) << 23, 0x00200000 << exponent)
         scale = bits.to(tl.float32, bitcast=True)
-    return scale * SMALL
+    return scale * _unit(FORMAT)
 
 
 @triton.jit
-def _iq4_levels(codes, BN: tl.constexpr, SPAN: tl.constexpr):
-    return codes
+def _iq4_levels(codes):
+    """The level of codes times 2^-14: a polynomial of degree 4 around code 7, of which the last sum, near 1536, rounds
+    to whole numbers. It gives all sixteen exactly, fused or not."""
+    place = tl.fma(codes, tl.full(codes.shape, SMALL, tl.float16), tl.full(codes.shape, -7.0, tl.float16))
+    level = tl.full(codes.shape, 0.0012865066528320312, tl.float16)
+    level = tl.fma(level, place, tl.full(codes.shape, 0.07794189453125, tl.float16))
+    level = tl.fma(level, place, tl.full(codes.shape, -0.2421875, tl.float16))
+    level = tl.fma(level, place, tl.full(codes.shape, 11.609375, tl.float16))
+    return tl.fma(level, place, tl.full(codes.shape, 1526.0, tl.float16)) - 1536.0
+
+
+@triton.jit
+def _codebook_levels(codes, LEVELS: tl.constexpr):
+    """Of codes times 2^-14: numbers that lie around zero, from their distance to the middle."""
+    MIDDLE: tl.constexpr = -7.5 if LEVELS == IQ3 else -2.5
+    place = tl.fma(codes, tl.full(codes.shape, SMALL, tl.float16), tl.full(codes.shape, MIDDLE, tl.float16))
+    if LEVELS == IQ3:
+        more = tl.where(place > 7.0, 0.5, tl.where(place < -7.0, -0.5, 0.0))
+        level = place * 2.0 + more.to(tl.float16)
+    elif LEVELS == IQ2:
+        more = (place * place - 0.25) * 0.5
+        level = place * 16.0 + tl.where(place < 0.0, -more, more)
+    else:
+        more = tl.where(place > 1.0, 4.0, tl.where(place < -1.0, -4.0, 0.0))
+        level = place * 2.0 + more.to(tl.float16)
+    return level

@@ -1,0 +1,56 @@
+"""How kernels that multiply with packed weights are cut into programs: one table, written from counts, never tuned.
+
+What decides here is the type, the matrix and the device, never the rows of a pass, but for one step: up to FEW_ROWS
+rows ride in a tile of 16, more in wide tiles. A row's bits are the same in both as long as both use the same matrix
+instruction on a device: so on sm_90 a tile of weights has 64 rows or more (wgmma), never fewer (mma.sync).
+
+Counted in machine code for sm_90 (Triton 3.6, BN 64, R 16, 4 warps, lane-operations a weight): one stage Q4_K 3.6,
+Q8_0 3.7, Q6_K 4.5, Q5_K 4.8, IQ4_XS 5.9; three stages of copies cost Q4_K 0.5 more, and keep three times the bytes
+under way. What a multiprocessor must have under way, about 25 KB, many programs on it have anyway. So stages are what
+few programs get. Wide tiles: R 128 takes 255 registers and no memory where d comes once a block, and spills where
+scales come once a group: these have R 64. NOT MEASURED: where the limits between few and many programs lie, and
+everything about sm_80, sm_120 and AMD but that registers suffice.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from stepahead.backends.cuda.formats.format import Format
+
+FEW_ROWS = 16
+MANY_PROGRAMS = 512
+"""So many programs have enough bytes under way without copies ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearConfig:
+    """A program makes `outs` outputs of `rows` rows."""
+
+    outs: int
+    rows: int
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        assert self.num_warps * 16 <= self.outs, "warps would repeat each other's work"
+
+
+def linear_config(form: Format, num_out: int, is_few: bool, arch: int) -> LinearConfig:
+    """is_few: FEW_ROWS rows at most. arch: 90 for sm_90; 0: not NVIDIA's, or interpreted."""
+    is_wgmma = arch == 90
+    if is_few:
+        outs = 64 if is_wgmma or num_out >= 16384 else 32
+        num_stages = 1 if num_out >= MANY_PROGRAMS * outs or not arch else 3
+        return LinearConfig(outs, FEW_ROWS, outs // 16, num_stages)
+    return LinearConfig(128, 128 if is_wgmma and form.has_d else 64, 8, 1)
+
+
+@lru_cache
+def arch_of(device: torch.device) -> int:
+    """As `linear_config` takes it."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
