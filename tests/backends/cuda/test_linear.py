@@ -1,7 +1,5 @@
 """Products with packed weights: close to the reference, and each row's bits its own."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -19,13 +17,15 @@ from backends.cuda.kernel_cases import (
     on_host,
     poisoned_memory,
 )
+from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.formats.fields import LEVELS, fields_of
 from stepahead.backends.cuda.formats.format import FORMATS, Scales
 from stepahead.backends.cuda.formats.pack import pack
 from stepahead.backends.cuda.kernels.embed import embed
 from stepahead.backends.cuda.kernels.half_rows import half_rows
 from stepahead.backends.cuda.kernels.linear import linear
-from stepahead.backends.cuda.matrix import PLAIN_DTYPES, CudaMatrix, load_matrix, packed_nbytes
+from stepahead.backends.cuda.loading import DTYPES, Loader, stored_nbytes
+from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import Rows
 from stepahead.gguf.quants import QuantType, dequantize
 
@@ -119,7 +119,7 @@ def test_halves_of_hostile_rows() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_float_weights(dtype: torch.dtype) -> None:
     rng = np.random.default_rng(3)
-    type = next(type for type, known in PLAIN_DTYPES.items() if known == dtype)
+    type = next(type for type, known in DTYPES.items() if known == dtype)
     x, w = normal(rng, 18, 700), torch.from_numpy(normal(rng, 13, 700)).to(dtype)
     matrix = CudaMatrix(w.to(DEVICE), type, (13, 700))
     many = on_host(linear(LAUNCH, Rows(on_device(x)), matrix))
@@ -141,12 +141,6 @@ def test_embedded_rows_are_those_of_the_file(type: QuantType) -> None:
     assert_same_bits(on_host(y), dequantize(data, type)[ids])
 
 
-def whole(rows: np.ndarray, unit: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """In pieces of one unit."""
-    for first in range(0, len(rows), unit):
-        yield first, on_device(rows[first : first + unit])
-
-
 @pytest.mark.parametrize(
     ("type", "shape"),
     [(QuantType.Q8_0, (2, 20, 32)), (QuantType.IQ2_XS, (2, 3, 256)), (QuantType.F16, (2, 3, 40))],
@@ -155,8 +149,8 @@ def whole(rows: np.ndarray, unit: int) -> Iterator[tuple[int, torch.Tensor]]:
 def test_experts_are_loaded_into_tiles_of_their_own(type: QuantType, shape: tuple[int, ...]) -> None:
     data = np.random.default_rng(4).integers(0, 256, type.nbytes(shape), np.uint8)
     with poisoned_memory():
-        matrix = load_matrix(LAUNCH, DEVICE, whole, data, type, shape)
-    assert matrix.shape == shape and matrix.nbytes == packed_nbytes(type, shape)
+        matrix = Loader(Device.open(), LAUNCH, 1).load(data, type, shape)
+    assert matrix.shape == shape and matrix.nbytes == stored_nbytes(type, shape)
     rows = data.reshape(-1, type.row_bytes(shape[-1]))
     if matrix.format is None:
         np.testing.assert_array_equal(on_host(matrix.data.view(torch.uint8)), rows)

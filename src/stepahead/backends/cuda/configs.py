@@ -41,7 +41,7 @@ def linear_config(form: Format, num_out: int, is_few: bool, arch: int) -> Linear
     """is_few: FEW_ROWS rows at most. arch: 90 for sm_90; 0: not NVIDIA's, or interpreted."""
     is_wgmma = arch == 90
     if is_few:
-        outs = 64 if is_wgmma or num_out >= 16384 else 32
+        outs = 64 if is_wgmma or not arch or num_out >= 16384 else 32
         num_stages = 1 if num_out >= MANY_PROGRAMS * outs or not arch else 3
         return LinearConfig(outs, FEW_ROWS, outs // 16, num_stages)
     return LinearConfig(128, 128 if is_wgmma and form.has_d else 64, 8, 1)

@@ -10,6 +10,8 @@ from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import BLOCK, FORMATS, PLAIN_TYPES, TILE_ROWS
 from stepahead.backends.cuda.formats.pack import pack
+from stepahead.backends.cuda.formats.source import SOURCES
+from stepahead.backends.cuda.kernels.repack import repack
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.staging import Staging
@@ -18,6 +20,9 @@ from stepahead.gguf.quants import QuantType
 
 DTYPES = {QuantType.F32: torch.float32, QuantType.F16: torch.float16, QuantType.BF16: torch.bfloat16}
 assert DTYPES.keys() == set(PLAIN_TYPES)
+
+HOST_ELEMENTS = 1 << 21
+"""Weights that are packed at once on the host, where they are: some tens of MB."""
 
 
 class Loader:
@@ -45,16 +50,20 @@ class Loader:
         height = shape[-2] if shape[-2] % TILE_ROWS else len(rows)
         tiles = len(packed) * height // len(rows)
         for part in range(len(rows) // height):
-            for first, piece in self._staging.pieces(rows[part * height : (part + 1) * height], TILE_ROWS):
-                tile = part * tiles + first // TILE_ROWS
-                records = packed[tile : tile + -(-len(piece) // TILE_ROWS)]
-                if self._device.is_interpreted:  # which would take seconds for what numpy does in milliseconds
-                    fields = fields_of(piece.numpy(), type)
-                    records.copy_(torch.from_numpy(pack(fields, FORMATS[type]).view(np.int32)))
-                else:
-                    from stepahead.backends.cuda.kernels.repack import repack  # noqa: PLC0415
+            self._pack_matrix(rows[part * height : (part + 1) * height], type, shape[-1], packed[part * tiles :])
 
-                    repack(self._launch, piece, type, shape[-1], records)
+    def _pack_matrix(self, rows: Bytes, type: QuantType, width: int, packed: torch.Tensor) -> None:
+        # The interpreter would take seconds for what numpy does in milliseconds; some types have no kernel for it.
+        if self._device.is_interpreted or type not in SOURCES:
+            step = max(HOST_ELEMENTS // width // TILE_ROWS, 1) * TILE_ROWS
+            for first in range(0, len(rows), step):
+                records = pack(fields_of(rows[first : first + step], type), FORMATS[type])
+                tile = first // TILE_ROWS
+                packed[tile : tile + len(records)] = torch.from_numpy(records.view(np.int32))
+            return
+        for first, piece in self._staging.pieces(rows, TILE_ROWS):
+            tile = first // TILE_ROWS
+            repack(self._launch, piece, type, width, packed[tile : tile + -(-len(piece) // TILE_ROWS)])
 
     def close(self) -> None:
         self._staging.close()

@@ -28,15 +28,16 @@ from stepahead.backends.cuda.checks import demand, demand_array, demand_same, de
 from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.expert_counter import ExpertCounter
 from stepahead.backends.cuda.host_arrays import HostArrays
-from stepahead.backends.cuda.interim import embed, linear
 from stepahead.backends.cuda.kernels.add import add
 from stepahead.backends.cuda.kernels.argmax import argmax
 from stepahead.backends.cuda.kernels.attention import attention
 from stepahead.backends.cuda.kernels.concat import concat
 from stepahead.backends.cuda.kernels.copy_rows import copy_rows
+from stepahead.backends.cuda.kernels.embed import embed
 from stepahead.backends.cuda.kernels.gather_rows import gather_rows
 from stepahead.backends.cuda.kernels.head_gate import head_gate
 from stepahead.backends.cuda.kernels.kv_write import kv_write
+from stepahead.backends.cuda.kernels.linear import linear
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_route import MAX_EXPERTS, moe_route
 from stepahead.backends.cuda.kernels.qk_norm_rope import qk_norm_rope
@@ -159,7 +160,7 @@ class CudaBackend:
     def embed(self, table: CudaMatrix, ids: Ints) -> Rows:
         demand_array("embed", ids, np.int32, 1)
         demand_within("embed: ids", ids, table.shape[0])
-        return Rows(embed(table, self._arrays(ids)))
+        return Rows(embed(self._launch, table, self._arrays(ids)))
 
     def rms_norm(self, x: Rows, weight: Rows, eps: float) -> Rows:
         demand(weight.shape == (1, x.shape[1]), f"rms_norm: x {x.shape} and a weight of {weight.shape}")

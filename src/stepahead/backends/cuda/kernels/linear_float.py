@@ -6,6 +6,7 @@ import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
 from stepahead.backends.cuda.configs import FEW_ROWS
+from stepahead.backends.cuda.device import INTERPRETED
 from stepahead.backends.cuda.launch import Launcher
 
 LANES = 128
@@ -18,7 +19,10 @@ def linear_float(launch: Launcher, x: torch.Tensor, weights: torch.Tensor) -> to
     """x (num_rows, in) float32, weights (out, in) float32, float16 or bfloat16 -> (num_rows, out)."""
     (num_rows, width), num_out = x.shape, weights.shape[0]
     y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.device)
-    rows, outs = (1, 4) if num_rows <= FEW_ROWS else (8, 8)
+    if x.device.type == INTERPRETED:
+        rows, outs = 16, 64  # the interpreter takes its time by the program
+    else:
+        rows, outs = (1, 4) if num_rows <= FEW_ROWS else (8, 8)
     launch(
         _linear_float,
         (triton.cdiv(num_rows, rows), triton.cdiv(num_out, outs)),
