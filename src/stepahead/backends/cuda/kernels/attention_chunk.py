@@ -23,12 +23,12 @@ def load_chunk(plane, scales, place, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr
         codes = plane + place * HEAD_DIM + slots[:, None, None] * HEAD_DIM + groups * 32
         codes += tl.arange(0, 32)[None, None, :]
         scales += place * (HEAD_DIM // 32) + slots[:, None, None] * (HEAD_DIM // 32) + groups
-        if HEAD_DIM == BLOCK:
-            numbers = tl.load(codes).to(tl.float16) * CODE_SCALE * tl.load(scales)
-        else:
-            exists = groups * 32 < HEAD_DIM
-            scale = tl.load(scales, mask=exists, other=0.0)
-            numbers = tl.load(codes, mask=exists, other=0).to(tl.float16) * CODE_SCALE * scale
+        exists = groups * 32 < HEAD_DIM
+        words = tl.load(codes) if HEAD_DIM == BLOCK else tl.load(codes, mask=exists, other=0)
+        scale = tl.load(scales) if HEAD_DIM == BLOCK else tl.load(scales, mask=exists, other=0.0)
+        # The half 8 has a last bit of 2^-7: with the code and 128 in its last byte it is 9 + code * 2^-7.
+        words = ((words.to(tl.int16) & 0xFF) ^ 0x80) | 0x4800
+        numbers = (words.to(tl.float16, bitcast=True) - 9.0) * scale
         numbers = tl.reshape(numbers, (CHUNK, BLOCK))
     else:
         dims = tl.arange(0, BLOCK)[None, :]
@@ -55,8 +55,8 @@ def attend(
 ):
     """The state after the chunk's keys; queries (TILE, BLOCK), scale, first, last, best, total (TILE,)."""
     scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale[:, None]
-    at = chunk * CHUNK + tl.arange(0, CHUNK)
-    is_seen = (at[None, :] >= first[:, None]) & (at[None, :] <= last[:, None])
+    slots = tl.arange(0, CHUNK)[None, :]
+    is_seen = (slots >= (first - chunk * CHUNK)[:, None]) & (slots <= (last - chunk * CHUNK)[:, None])
     scores = tl.where(is_seen, scores, float("-inf"))
     new_best = tl.maximum(best, tl.max(scores, axis=1))
     safe = tl.where(new_best == float("-inf"), 0.0, new_best)
