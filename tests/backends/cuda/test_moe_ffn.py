@@ -16,6 +16,7 @@ from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, gro
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
+from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
@@ -224,3 +225,22 @@ def test_what_rides_along_has_the_types_and_shapes_of_the_others():
     last = CudaMatrix(down.data[:64], F32, (64, 32))
     ones = [CudaMatrix(matrix.data, matrix.type, matrix.shape[1:]) for matrix in (same, narrow, half)]
     assert [SharedExpert(one, one, last, 0.0).rides_along(gate, gate, down) for one in ones] == [True, False, False]
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_a_replay_computes_anew(rows):
+    """From what the same tensors hold then: rows, experts and weights."""
+    rng = np.random.default_rng(8)
+    gate, up, down = (both(Q8_0, 3, *[(32, 64), (64, 32)][i // 2], seed=i)[0] for i in range(3))
+    weights = [rng.random((rows, 2), np.float32) for _ in range(2)]
+    routings = [routing_of(some_ids(rows, 3, 2, seed=i), weights[i]) for i in range(2)]
+    values = [normal(rng, rows, 64) for _ in range(2)]
+    x, launch = rows_of(values[0]), Launcher()
+    with launch.record() as recording:
+        out = moe_ffn(launch, x, routings[0], gate, up, down, 0.0)
+    x.values.copy_(on_device(values[1]))
+    routings[0].ids.copy_(routings[1].ids)
+    routings[0].weights.copy_(routings[1].weights)
+    recording.replay()
+    fresh = moe_ffn(LAUNCH, rows_of(values[1]), routings[1], gate, up, down, 0.0)
+    assert_same_bits(on_host(out), on_host(fresh))

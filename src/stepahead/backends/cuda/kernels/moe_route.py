@@ -155,5 +155,6 @@ def compile_cases() -> tuple[CompileCase, ...]:
             num_warps=1,
             max_registers=128,
             forbidden=("BAR",),
+            required=("REDUX",),
         ),
     )
