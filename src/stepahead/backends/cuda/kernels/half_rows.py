@@ -53,5 +53,5 @@ def compile_cases() -> tuple[CompileCase, ...]:
             max_registers=128,
             has_wide_loads=True,
         )
-        for width in (4096, 12288)
+        for width in (12288,)
     )

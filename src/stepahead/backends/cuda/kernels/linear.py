@@ -96,8 +96,9 @@ FEW = {
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
+    everywhere = ("sm_80", "sm_90", "sm_120", "gfx942")
     few = [
-        compile_case(type, LinearConfig(64, 16, 4, 1), ("sm_80", "sm_90", "sm_120", "gfx942"), lanes)
+        compile_case(type, LinearConfig(64, 16, 4, 1), everywhere if type == QuantType.Q4_K else ("sm_90",), lanes)
         for type, lanes in FEW.items()
     ]
     others = (

@@ -175,7 +175,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
             kernel=_repack,
             types={"raw": "*u8", "records": "*i32", **numbers},
             constexprs={"FORMAT": FORMATS[type], "SOURCE": SOURCES[type]},
-            targets=("sm_90", "gfx942"),
+            targets=("sm_90",),
         )
         for type in (QuantType.Q4_K, QuantType.Q6_K, QuantType.Q8_0)
     )
