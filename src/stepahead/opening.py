@@ -122,7 +122,17 @@ def load_weights(
         )
     shorten_drafts(model, backend, tokenizer.frequent_ids, config.draft_vocab, repack, on_repack or _ignore)
     backend.finish_loading()
-    return model, repacked
+    return _replayed(model, backend), repacked
+
+
+def _replayed(model: Model, backend: Backend) -> Model:
+    """With passes of few rows replayed, where launching them takes longer than running them."""
+    if backend.name != "cuda":
+        return model
+    from stepahead.backends.cuda.ops import CudaBackend  # noqa: PLC0415
+    from stepahead.backends.cuda.replayed_model import ReplayedModel  # noqa: PLC0415
+
+    return cast(Model, ReplayedModel(model, cast(CudaBackend, backend)))
 
 
 def open_spill(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner, cache: PrefixCache) -> PrefixSpill | None:

@@ -28,6 +28,8 @@ RANKS = {
     "stepahead.texts": 1,
     "stepahead._native": 2,
     "stepahead.backends": 3,
+    "stepahead.backends.cuda.replayed_model": 4,
+    "stepahead.backends.cuda.replayed_pass": 4,
     "stepahead.quantize.encoder": 3,
     "stepahead.quantize": 4,
     "stepahead.quantize.collect": 7,

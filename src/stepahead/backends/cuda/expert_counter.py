@@ -39,6 +39,16 @@ class ExpertCounter:
         self._num_rows = max(self._num_rows, min(num_rows, MAX_COUNTED_ROWS))
         return self._pages[book][place]
 
+    @property
+    def num_layers(self) -> int:
+        """Of the pass so far."""
+        return self._num_layers
+
+    def replayed(self, num_layers: int, num_rows: int) -> None:
+        """The pages hold what a replayed pass left: so many layers, and rows that are of a sequence."""
+        self._num_layers = num_layers
+        self._num_rows = min(num_rows, MAX_COUNTED_ROWS) if num_layers else 0
+
     def count(self, launch: Launcher) -> torch.Tensor:
         """(MAX_COUNTED_ROWS,) int32 on the device: (layer, expert) pairs that a row adds to those before it.
 

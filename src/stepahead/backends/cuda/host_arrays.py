@@ -4,6 +4,8 @@ Ops are called with numpy arrays: ids, positions, tables. A replayed pass must r
 that whoever records one binds its arrays to tensors of its own, and fills those before each replay.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,13 @@ class HostArrays:
         self._device = device
         self._sent: dict[int, tuple[Array, torch.Tensor]] = {}  # by id; the array is kept, so that its id is its own
         self._bound: dict[int, tuple[Array, torch.Tensor]] = {}
+        self._is_sealed = False
 
     def __call__(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """The tensor for `array`, same shape and dtype; the array must not change until the next pass."""
         known = self._bound.get(id(array)) or self._sent.get(id(array))
         if known is None:
+            assert not self._is_sealed, "a recorded pass would read this array as it is now, for ever: bind it"
             tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
             self._sent[id(array)] = known = (array, tensor)
         return known[1]
@@ -34,6 +38,16 @@ class HostArrays:
 
     def unbind(self) -> None:
         self._bound.clear()
+
+    @contextmanager
+    def sealed(self) -> Iterator[None]:
+        """Within it only bound arrays are taken; at its end they are unbound."""
+        self._is_sealed = True
+        try:
+            yield
+        finally:
+            self._is_sealed = False
+            self.unbind()
 
     def begin_step(self) -> None:
         self._sent.clear()

@@ -67,10 +67,10 @@ class CudaBackend:
     def __init__(self, index: int = 0, threads: int | None = None) -> None:
         """threads: of the CPU, that read weights. Raises BackendError where there is no such GPU."""
         self.device = Device.open(index)
-        self._launch = Launcher()
-        self._arrays = HostArrays(self.device.torch)
-        self._experts = ExpertCounter(self.device.torch)
-        self._loader = Loader(self.device, self._launch, resolve_threads(threads))
+        self.launch = Launcher()
+        self.arrays = HostArrays(self.device.torch)
+        self.experts = ExpertCounter(self.device.torch)
+        self._loader = Loader(self.device, self.launch, resolve_threads(threads))
         self._frequencies: dict[int, tuple[Rope, torch.Tensor]] = {}  # by id; a Rope that is kept keeps its own
 
     def describe(self) -> dict[str, Any]:
@@ -152,42 +152,42 @@ class CudaBackend:
         kv.write(block, data)
 
     def begin_step(self) -> None:
-        self._arrays.begin_step()
-        self._experts.begin_step()
+        self.arrays.begin_step()
+        self.experts.begin_step()
 
     # --- rows ---
 
     def embed(self, table: CudaMatrix, ids: Ints) -> Rows:
         demand_array("embed", ids, np.int32, 1)
         demand_within("embed: ids", ids, table.shape[0])
-        return Rows(embed(self._launch, table, self._arrays(ids)))
+        return Rows(embed(self.launch, table, self.arrays(ids)))
 
     def rms_norm(self, x: Rows, weight: Rows, eps: float) -> Rows:
         demand(weight.shape == (1, x.shape[1]), f"rms_norm: x {x.shape} and a weight of {weight.shape}")
-        return rms_norm(self._launch, x.values, weight.values, eps, with_half=True)
+        return rms_norm(self.launch, x.values, weight.values, eps, with_half=True)
 
     def add(self, x: Rows, y: Rows) -> Rows:
         demand_same("add", x, y)
-        return Rows(add(self._launch, x.values, y.values))
+        return Rows(add(self.launch, x.values, y.values))
 
     def concat(self, x: Rows, y: Rows) -> Rows:
         demand(x.shape[0] == y.shape[0], f"concat: {x.shape} and {y.shape}; both need as many rows")
-        return Rows(concat(self._launch, x.values, y.values))
+        return Rows(concat(self.launch, x.values, y.values))
 
     def gather_rows(self, x: Rows, rows: Ints) -> Rows:
         demand_array("gather_rows", rows, np.int32, 1)
         demand_within("gather_rows", rows, x.shape[0])
-        return Rows(gather_rows(self._launch, x.values, self._arrays(rows)))
+        return Rows(gather_rows(self.launch, x.values, self.arrays(rows)))
 
     def copy_rows(self, target: Rows, target_row: int, source: Rows, source_row: int, num_rows: int) -> None:
         demand(target.shape[1] == source.shape[1], f"copy_rows: {source.shape} into {target.shape}")
         demand_span("copy_rows: target", target_row, num_rows, target.shape[0])
         demand_span("copy_rows: source", source_row, num_rows, source.shape[0])
         target.half = None  # it was that of the rows before
-        copy_rows(self._launch, target.values, target_row, source.values, source_row, num_rows)
+        copy_rows(self.launch, target.values, target_row, source.values, source_row, num_rows)
 
     def argmax(self, x: Rows) -> Ints:
-        return self.device.fetched(argmax(self._launch, x.values))
+        return self.device.fetched(argmax(self.launch, x.values))
 
     # --- matrices ---
 
@@ -197,7 +197,7 @@ class CudaBackend:
             f"linear: x {x.shape} against a matrix of shape {matrix.shape}",
         )
         with self.device.explained_memory():
-            return Rows(linear(self._launch, x, matrix))
+            return Rows(linear(self.launch, x, matrix))
 
     def linear_many(self, x: Rows, matrices: Sequence[CudaMatrix]) -> tuple[Rows, ...]:
         return tuple(self.linear(x, matrix) for matrix in matrices)  # they share the halves of x
@@ -208,20 +208,20 @@ class CudaBackend:
         demand_array("rope_table", positions, np.int32, 1)
         if id(rope) not in self._frequencies:
             self._frequencies[id(rope)] = rope, inverse_frequencies(rope, self.device.torch)
-        return rope_table(self._launch, self._frequencies[id(rope)][1], self._arrays(positions))
+        return rope_table(self.launch, self._frequencies[id(rope)][1], self.arrays(positions))
 
     def qk_norm_rope(self, x: Rows, weight: Rows | None, eps: float, table: RopeTable, head_dim: int) -> Rows:
         demand(x.shape[1] % head_dim == 0, f"qk_norm_rope: x {x.shape} is not in heads of {head_dim}")
         demand(len(table.cos) == x.shape[0], f"qk_norm_rope: x {x.shape}, a table of {len(table.cos)} rows")
         gain = None if weight is None else weight.values
-        return Rows(qk_norm_rope(self._launch, x.values, gain, eps, table, head_dim))
+        return Rows(qk_norm_rope(self.launch, x.values, gain, eps, table, head_dim))
 
     def kv_write(self, kv: KVBlocks, k: Rows, v: Rows, rows: AttentionRows) -> None:
         demand_array("kv_write: slots", rows.slots, np.int32, 1)
         demand_same("kv_write", k, v)
         wanted = len(rows.slots), kv.num_kv_heads * kv.head_dim
         demand(k.shape == wanted, f"kv_write: keys of {k.shape}, the rows and heads are {wanted}")
-        kv_write(self._launch, kv, k.values, v.values, self._arrays(rows.slots))
+        kv_write(self.launch, kv, k.values, v.values, self.arrays(rows.slots))
 
     def attention(self, q: Rows, kv: KVBlocks, rows: AttentionRows, scale: float) -> Rows:
         for name, ndim in (("positions", 1), ("first_keys", 1), ("sequences", 1), ("block_tables", 2)):
@@ -230,10 +230,10 @@ class CudaBackend:
         demand(
             q.shape[1] % (kv.num_kv_heads * kv.head_dim) == 0, f"attention: q {q.shape} over {kv.num_kv_heads} heads"
         )
-        arrays = self._arrays
+        arrays = self.arrays
         return Rows(
             attention(
-                self._launch,
+                self.launch,
                 q.values,
                 kv,
                 arrays(rows.positions),
@@ -246,13 +246,13 @@ class CudaBackend:
 
     def head_gate(self, x: Rows, gate: Rows) -> Rows:
         demand(x.shape[0] == gate.shape[0] and x.shape[1] % gate.shape[1] == 0, f"head_gate: {x.shape}, {gate.shape}")
-        return head_gate(self._launch, x.values, gate.values, with_half=True)
+        return head_gate(self.launch, x.values, gate.values, with_half=True)
 
     # --- feed-forward ---
 
     def swiglu(self, gate: Rows, up: Rows, limit: float) -> Rows:
         demand_same("swiglu", gate, up)
-        return swiglu(self._launch, gate.values, up.values, limit, with_half=True)
+        return swiglu(self.launch, gate.values, up.values, limit, with_half=True)
 
     def moe_route(self, logits: Rows, bias: Rows | None, top_k: int, normalize: bool, scale: float) -> Routing:
         num_rows, num_experts = logits.shape
@@ -260,9 +260,9 @@ class CudaBackend:
             0 < top_k <= num_experts <= MAX_EXPERTS,
             f"moe_route: {top_k} of {num_experts} experts; there may be {MAX_EXPERTS} to choose from",
         )
-        page = self._experts.page(num_rows, top_k)
+        page = self.experts.page(num_rows, top_k)
         added = None if bias is None else bias.values
-        return moe_route(self._launch, logits.values, added, top_k, normalize, scale, page)
+        return moe_route(self.launch, logits.values, added, top_k, normalize, scale, page)
 
     def moe_ffn(
         self, x: Rows, routing: Routing, gate: CudaMatrix, up: CudaMatrix, down: CudaMatrix, limit: float
@@ -272,7 +272,7 @@ class CudaBackend:
             f"moe_ffn: x {x.shape}, routing {routing.shape}, gate {gate.shape}, down {down.shape}",
         )
         with self.device.explained_memory():
-            return Rows(moe_ffn(self._launch, x, routing, gate, up, down, limit))
+            return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
 
     # --- choice ---
 
@@ -283,11 +283,11 @@ class CudaBackend:
 
     def sample(self, logits: Rows, rows: SampleRows, ids: Ints | None) -> SampledRows:
         demand(len(rows.seeds) == logits.shape[0], f"sample: logits {logits.shape}, {len(rows.seeds)} rows of settings")
-        columns = None if ids is None else self._arrays(ids)
-        return sample(self._launch, logits.values, SampleInputs(rows, self._arrays), columns)
+        columns = None if ids is None else self.arrays(ids)
+        return sample(self.launch, logits.values, SampleInputs(rows, self.arrays), columns)
 
     def routed_experts(self) -> Sequence[int]:
-        num_rows = self._experts.num_rows
+        num_rows = self.experts.num_rows
         if num_rows == 0:
             return ()
-        return RunningSums(self.device.fetched_later(self._experts.count(self._launch)[:num_rows]), num_rows)
+        return RunningSums(self.device.fetched_later(self.experts.count(self.launch)[:num_rows]), num_rows)

@@ -1,5 +1,7 @@
 """How tokens are to be chosen, and what was chosen, as tensors on the device."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -22,6 +24,14 @@ class SampleInputs:
         self.temperatures = arrays(rows.temperatures)
         self.top_p = arrays(rows.top_p)
         self.min_p = arrays(rows.min_p)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> "SampleInputs":
+        """Over tensors by these names."""
+        inputs = object.__new__(cls)
+        for name in cls.__slots__:
+            setattr(inputs, name, tensors[name])
+        return inputs
 
 
 class SampledRows:

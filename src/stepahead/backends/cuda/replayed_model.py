@@ -1,0 +1,175 @@
+"""A model whose passes of few rows are replayed instead of launched kernel by kernel.
+
+Launching takes the host longer than computing takes the device: some five hundred kernels a step. Implements `Model`
+around one; what it gives has the bits that the model itself gives, and is written anew by the next pass of its kind:
+whoever keeps hidden rows, logits or tokens beyond that copies them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from stepahead.backends.base import Ints, KVBlocks
+from stepahead.backends.cuda.kernels.pad_rows import pad_rows
+from stepahead.backends.cuda.kernels.sample import sample
+from stepahead.backends.cuda.ops import CudaBackend
+from stepahead.backends.cuda.replay import new_recorder
+from stepahead.backends.cuda.replayed_pass import Kind, Outputs, ReplayedPass, StaticTables
+from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.cuda.sampling import SampledRows, SampleInputs
+from stepahead.models.draft_vocab import DraftVocab
+from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
+
+NUM_ROWS = (1, 2, 3, 4, 5, 8, 12, 16)
+"""Rows that passes are recorded for; others are padded to the next. More are launched one by one."""
+
+MAX_ROWS = NUM_ROWS[-1]
+WIDTHS = (16, 64, 256, 1024, 4096)
+"""Of block tables, in blocks of 64 positions: a longer text has its passes recorded anew."""
+
+
+class ReplayedModel:
+    """Everything that is not a pass is the model's own."""
+
+    def __init__(self, model: Model, backend: CudaBackend) -> None:
+        self._model = model
+        self._backend = backend
+        self._recorder = new_recorder(backend.device, backend.launch)
+        # What was recorded wrote into these keys and values, and goes with them.
+        self._passes: WeakKeyDictionary[KVBlocks, dict[Kind, ReplayedPass]] = WeakKeyDictionary()
+        self._tables: dict[tuple[int, int], StaticTables] = {}  # by KV group and width
+        self._shortlist: tuple[Ints, Any] | None = None  # ids of columns, and the same on the device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    @property
+    def draft_vocab(self) -> DraftVocab | None:
+        return self._model.draft_vocab
+
+    @draft_vocab.setter
+    def draft_vocab(self, vocab: DraftVocab | None) -> None:
+        self._model.draft_vocab = vocab
+
+    @property
+    def num_recorded(self) -> int:
+        return sum(len(passes) for passes in self._passes.values())
+
+    def forward(self, batch: ForwardBatch, kv: Sequence[KVBlocks], checkpoint: Checkpoint) -> ForwardOutput:
+        kind = self._kind(None, batch)
+        if kind is None:
+            return self._model.forward(batch, kv, checkpoint)
+        checkpoint()
+        outputs = self._run(kind, batch, kv, None)
+        num_logits = len(batch.logit_rows)
+        return ForwardOutput(
+            None if outputs.logits is None else Rows(outputs.logits[:num_logits]),
+            Rows(outputs.hidden[: len(batch.token_ids)]),
+            sampled=_first(outputs.sampled, num_logits),
+        )
+
+    def draft_forward(
+        self, head: int, batch: ForwardBatch, hidden: Rows, kv: Sequence[KVBlocks], checkpoint: Checkpoint
+    ) -> ForwardOutput:
+        kind = self._kind(head, batch)
+        if kind is None:
+            return self._model.draft_forward(head, batch, hidden, kv, checkpoint)
+        checkpoint()
+        outputs = self._run(kind, batch, kv, hidden)
+        num_logits = len(batch.logit_rows)
+        rows = self._wanted(outputs.hidden, batch)
+        if outputs.normed is not None:
+            return self._shortlisted(head, batch, Rows(outputs.normed[:num_logits]), rows)
+        logits = None if outputs.logits is None else Rows(outputs.logits[:num_logits])
+        return ForwardOutput(logits, rows, sampled=_first(outputs.sampled, num_logits))
+
+    def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
+        """None: it is not replayed."""
+        num_rows, num_logits = len(batch.token_ids), len(batch.logit_rows)
+        if not 0 < num_rows <= MAX_ROWS or (batch.output_rows is not None and len(batch.output_rows) == 0):
+            return None
+        groups = tuple(group for group, rows in enumerate(batch.attention) if rows is not None)
+        width = max(batch.attention[group].block_tables.shape[1] for group in groups)  # type: ignore[union-attr]
+        if width > WIDTHS[-1]:
+            return None
+        padded = _next(NUM_ROWS, num_rows)
+        has_shortlist = head is not None and num_logits > 0 and self._model.draft_vocab is not None
+        return Kind(
+            head=head,
+            num_rows=padded,
+            # Of the trunk all rows have logits, or none: others are seldom, and the output matrix is read once anyway.
+            num_logits=padded if head is None and num_logits else _next((0, *NUM_ROWS), num_logits),
+            groups=groups,
+            width=_next(WIDTHS, width),
+            is_sampled=batch.sample is not None and num_logits > 0 and not has_shortlist,
+            has_shortlist=has_shortlist,
+        )
+
+    def _run(self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None) -> Outputs:
+        backend = self._backend
+        passes = self._passes.setdefault(kv[0], {})
+        known = passes.get(kind)
+        one = known or ReplayedPass(kind, backend.device, self._model.hidden_size, self._tables_of(kind))
+        one.fill(batch)
+        if hidden is not None:
+            assert one.hidden is not None
+            pad_rows(backend.launch, hidden.values, one.hidden)
+        if known is None:
+            one.keep(*self._recorder.record(lambda: self._record(one, kv)))
+            passes[kind] = one
+        else:
+            one.replay()
+        backend.experts.replayed(one.outputs.num_expert_layers, len(batch.token_ids))
+        return one.outputs
+
+    def _record(self, one: ReplayedPass, kv: Sequence[KVBlocks]) -> Outputs:
+        backend = self._backend
+        backend.experts.begin_step()
+        output, normed = one.run(self._model, kv, backend.arrays)
+        logits = None if normed is not None else _values(output.logits)
+        sampled = None
+        if one.kind.is_sampled:
+            assert logits is not None
+            sampled = sample(backend.launch, logits, one.sample_inputs)
+        return Outputs(_values(output.hidden), logits, _values(normed), sampled, backend.experts.num_layers)
+
+    def _tables_of(self, kind: Kind) -> dict[int, StaticTables]:
+        for group in kind.groups:
+            if (group, kind.width) not in self._tables:
+                self._tables[group, kind.width] = StaticTables(self._backend.device, MAX_ROWS, kind.width)
+        return {group: self._tables[group, kind.width] for group in kind.groups}
+
+    def _wanted(self, hidden: Any, batch: ForwardBatch) -> Rows:
+        """The rows of output_rows, most often the last ones."""
+        num_rows, wanted = len(batch.token_ids), batch.output_rows
+        if wanted is None:
+            return Rows(hidden[:num_rows])
+        first = int(wanted[0])
+        if int(wanted[-1]) - first + 1 == len(wanted):
+            return Rows(hidden[first : first + len(wanted)])
+        return self._backend.gather_rows(Rows(hidden[:num_rows]), wanted)
+
+    def _shortlisted(self, head: int, batch: ForwardBatch, normed: Rows, hidden: Rows) -> ForwardOutput:
+        """With logits of the ids that are on the shortlist now."""
+        vocab = self._model.draft_vocab
+        assert vocab is not None
+        logits, ids = vocab.logits(head, normed)
+        sampled = None
+        if batch.sample is not None:
+            if self._shortlist is None or self._shortlist[0] is not ids:
+                self._shortlist = ids, self._backend.device.sent(ids)
+            inputs = SampleInputs(batch.sample, self._backend.arrays)
+            sampled = sample(self._backend.launch, _values(logits), inputs, self._shortlist[1])
+        return ForwardOutput(logits, hidden, ids, sampled)
+
+
+def _values(x: Any) -> Any:
+    return None if x is None else x.values
+
+
+def _next(sizes: Sequence[int], count: int) -> int:
+    return next(size for size in sizes if size >= count)
+
+
+def _first(sampled: SampledRows | None, count: int) -> SampledRows | None:
+    return None if sampled is None else SampledRows(sampled.token_ids[:count], sampled.leads[:count])
