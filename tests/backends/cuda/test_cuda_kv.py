@@ -7,9 +7,12 @@ pytest.importorskip("triton")
 
 import torch
 
-from backends.cuda.kernel_cases import DEVICE, LAUNCH, normal, on_device, on_host, poisoned_memory
+from backends.cuda.kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on_host, poisoned_memory
 from stepahead.backends.base import AttentionRows
 from stepahead.backends.cuda.kernels.kv_write import kv_write
+from stepahead.backends.cuda.kernels.qk_norm_rope import qk_norm_rope
+from stepahead.backends.cuda.kernels.rope_table import RopeTable
+from stepahead.backends.cuda.kernels.rope_write import rope_write
 from stepahead.backends.cuda.kv import KVBlocks
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.errors import BackendError
@@ -147,3 +150,26 @@ def test_types_that_are_none_are_refused() -> None:
         KVBlocks(1, 1, 64, "f17", DEVICE)
     with pytest.raises(BackendError, match="use 'f16'"):
         KVBlocks(1, 1, 48, "q8_0", DEVICE)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "has_weights"), [(6, 2, 64, True), (5, 5, 96, False)])
+def test_one_launch_has_the_bits_of_three(
+    kv_type: str, heads: int, kv_heads: int, head_dim: int, has_weights: bool
+) -> None:
+    rng = np.random.default_rng(4)
+    table = RopeTable(*(on_device(part) for part in normal(rng, 2, 3, 16)))
+    q = on_device(normal(rng, 3, heads * head_dim))
+    k, v = (on_device(numbers) for numbers in normal(rng, 2, 3, kv_heads * head_dim))
+    q_weight, k_weight = (on_device(part) if has_weights else None for part in normal(rng, 2, 1, head_dim))
+    slots = on_device(np.array([70, -1, 3], np.int32))
+    one, three, keys_only = (poisoned_kv(2, kv_heads, head_dim, kv_type) for _ in range(3))
+    with poisoned_memory():
+        turned = rope_write(LAUNCH, one, k, v, k_weight, 1e-5, table, slots, q, q_weight)
+        assert rope_write(LAUNCH, keys_only, k, v, k_weight, 1e-5, table, slots) is None
+        kv_write(LAUNCH, three, qk_norm_rope(LAUNCH, k, k_weight, 1e-5, table, head_dim), v, slots)
+        expected = qk_norm_rope(LAUNCH, q, q_weight, 1e-5, table, head_dim)
+    assert_same_bits(on_host(turned), on_host(expected))
+    for plane, wanted, other in zip(one.planes, three.planes, keys_only.planes, strict=True):
+        for found in (plane, other):
+            assert np.array_equal(on_host(found), on_host(wanted), equal_nan=True)

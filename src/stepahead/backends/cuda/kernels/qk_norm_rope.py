@@ -55,6 +55,29 @@ def _qk_norm_rope(
     row = tl.program_id(1).to(tl.int64)
     heads = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
     dims = tl.arange(0, BLOCK)
+    y = rotated(x, weight, cos, sin, row, heads, eps, NUM_HEADS, HEADS, HEAD_DIM, BLOCK, HALF, HAS_WEIGHT)
+    exists = (heads[:, None] < NUM_HEADS) & (dims[None, :] < HEAD_DIM)
+    tl.store(out + (row * NUM_HEADS + heads[:, None]) * HEAD_DIM + dims[None, :], y, mask=exists)
+
+
+@triton.jit
+def rotated(
+    x,
+    weight,
+    cos,
+    sin,
+    row,
+    heads,
+    eps,
+    NUM_HEADS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HALF: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+):
+    """(HEADS, BLOCK), zeros behind a head's dimensions."""
+    dims = tl.arange(0, BLOCK)
     exists = (heads[:, None] < NUM_HEADS) & (dims[None, :] < HEAD_DIM)
     is_first = dims < HALF
     is_rotated = dims < 2 * HALF
@@ -74,8 +97,8 @@ def _qk_norm_rope(
     s = tl.load(sin + pairs, mask=is_rotated, other=0.0)
     turned = others * s[None, :]
     turned = tl.where(is_first[None, :], -turned, turned)
-    rotated = tl.fma(values, tl.broadcast_to(c[None, :], (HEADS, BLOCK)), turned)
-    tl.store(out + at + dims[None, :], tl.where(is_rotated[None, :], rotated, values), mask=exists)
+    y = tl.fma(values, tl.broadcast_to(c[None, :], (HEADS, BLOCK)), turned)
+    return tl.where(is_rotated[None, :], y, values)
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
