@@ -79,7 +79,7 @@ def test_a_gpu_that_was_asked_for_is_not_given_up(gpu, model_path) -> None:
     message = str(caught.value)
     assert "of the memory of a small GPU" in message
     assert message.endswith("or --device cpu")
-    with load(model_path("q8_0"), device="cuda", memory_gb=1.0) as llm:
+    with load(model_path("q8_0"), device="cuda", memory_gb=1.5) as llm:
         assert llm.config.device == "cuda:0"
 
 

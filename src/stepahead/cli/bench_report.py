@@ -44,6 +44,7 @@ def facts(llm: "LLM", temperature: float, groups: Seq[Group], rounds: int) -> di
         "model_bytes": llm.info.nbytes,
         "bytes_per_token": llm.info.bytes_per_token,
         "backend": llm.backend.name,
+        "device": str(llm.backend.describe().get("device", "")),
         "isa": isa(llm),
         "threads": config.threads,
         "repacked": [repacked.describe() for repacked in llm.repacked],

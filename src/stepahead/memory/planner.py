@@ -34,8 +34,9 @@ PROGRAM_NBYTES = 26 << 20
 """Python, numpy, the libraries and ours, beside their code."""
 
 THREAD_NBYTES = 128 << 10
-DEVICE_PROGRAM_NBYTES = 800 << 20
-"""Of a GPU: its driver's context, kernels, and buffers that weights pass through."""
+DEVICE_PROGRAM_NBYTES = 1 << 30
+"""Of a GPU: its driver's context, kernels, buffers that weights pass through, what attention over long contexts and
+experts keep between two kernels."""
 
 TOKEN_NBYTES, MERGE_NBYTES = 300, 350  # of a vocabulary: metadata, lists and the tokenizer's own tables
 LOGIT_NBYTES = 48  # of an id of the vocabulary, while a token is chosen

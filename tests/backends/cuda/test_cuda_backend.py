@@ -199,9 +199,23 @@ def test_words_are_those_of_the_reference() -> None:
 
 
 def test_a_full_device_says_what_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 10**8, 8 * 10**10))
-    with pytest.raises(CapacityError) as caught, BACKEND.device.explained_memory():
+    def full(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
-    message = str(caught.value)
-    assert "0.5 of 80.0 GB are free" in message
-    assert all(way in message for way in ("--context-length", "--kv-type q8_0", "--max-num-seqs", "--device cpu"))
+
+    monkeypatch.setattr(torch, "empty", full)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 10**8, 8 * 10**10))
+    for method, arguments in (("new_kv", (1, 1, 32, "f16")), ("concat", (X, X))):
+        with pytest.raises(CapacityError) as caught:
+            getattr(BACKEND, method)(*arguments)
+        message = str(caught.value)
+        assert "0.5 of 80.0 GB are free" in message
+        assert all(way in message for way in ("--context-length", "--kv-type q8_0", "--max-num-seqs", "--device cpu"))
+
+
+def test_no_rows_are_rows() -> None:
+    """Of a pass from which nothing is wanted but keys and values."""
+    none, weight = BACKEND.gather_rows(X, ints()), BACKEND.load_vector(normal(64))
+    matrix = BACKEND.load_matrix(weights(Q8_0, 16, 64), Q8_0, (16, 64))
+    normed = BACKEND.rms_norm(none, weight, 1e-5)
+    assert BACKEND.download(BACKEND.linear(normed, matrix)).shape == (0, 16)
+    assert BACKEND.download(BACKEND.add(none, none)).shape == (0, 64)

@@ -11,7 +11,9 @@ pytest.importorskip("triton")
 
 from backends.cuda.exact_dots import exact_dots
 from stepahead import LLM, BackendError, Completion, ConfigError, SamplingParams, Speculation
+from stepahead.cli.loading import summary
 from stepahead.gguf import QuantType
+from stepahead.opening import prefix_identity
 from support.random_step35 import Shape
 
 # Of numpy, in whose place the interpreter divides what is masked.
@@ -92,6 +94,14 @@ def test_it_says_what_it_runs_on(llm: LLM) -> None:
     assert llm.config.device == "cuda:0"
     assert not llm.repacked
     assert llm.memory.file_nbytes == 0
+    assert summary(llm).endswith(f"{facts['device']} ({facts['isa']})")
+
+
+def test_prefixes_are_kept_for_the_like_of_it_alone(llm: LLM, model_path) -> None:
+    with load(llm.info.path, "cpu") as cpu:
+        identities = {prefix_identity(each.config, each._file, each._runner) for each in (llm, cpu)}
+    assert len(identities) == 2
+    assert sum(llm.backend.describe()["numerics"] in identity for identity in identities) == 1
 
 
 def test_a_gpu_has_no_threads_to_give(llm: LLM) -> None:

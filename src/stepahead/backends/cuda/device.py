@@ -3,10 +3,11 @@
 Owns the choice between a real one and Triton's interpreter.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,15 @@ class Device:
         facts = torch.cuda.get_device_properties(index)
         arch = 0 if torch.version.hip else 10 * facts.major + facts.minor
         isa = f"sm_{arch}" if arch else facts.gcnArchName.split(":")[0]
-        torch.cuda.set_device(index)  # kernels are launched on the current one
-        return cls(torch.device("cuda", index), facts.name, isa, arch, facts.multi_processor_count, facts.total_memory)
+        place = torch.device("cuda", index)
+        device = cls(place, facts.name, isa, arch, facts.multi_processor_count, facts.total_memory)
+        device.make_current()
+        return device
+
+    def make_current(self) -> None:
+        """Of this thread: kernels are launched on the current one."""
+        if not self.is_interpreted:
+            torch.cuda.set_device(self.torch)
 
     @property
     def own_memory(self) -> OwnMemory:
@@ -85,14 +93,36 @@ class Device:
 
         return wait
 
-    @contextmanager
-    def explained_memory(self) -> Iterator[None]:
-        """Within it the end of the device's memory is one CapacityError that says what takes less."""
+    def full(self) -> CapacityError:
+        """What is said when no more memory can be had."""
+        free, total = torch.cuda.mem_get_info(self.torch)
+        return CapacityError(
+            f"{self.name}: its memory is full, {free / 1e9:.1f} of {total / 1e9:.1f} GB are free: give a shorter "
+            "--context-length, --kv-type q8_0, a smaller --max-num-seqs or --cache-gb, or --device cpu"
+        )
+
+
+class HasDevice(Protocol):
+    device: Device
+
+
+Owner = TypeVar("Owner", bound=HasDevice)
+
+
+def explains_memory(owner: type[Owner]) -> type[Owner]:
+    """Of a class: within its public methods, the end of the device's memory is one CapacityError."""
+    for name, method in list(vars(owner).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(owner, name, _explained(method))
+    return owner
+
+
+def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def explained(self: HasDevice, *args: Any, **kwargs: Any) -> Any:
         try:
-            yield
-        except torch.OutOfMemoryError as error:
-            free, total = torch.cuda.mem_get_info(self.torch)
-            raise CapacityError(
-                f"{self.name}: its memory is full, {free / 1e9:.1f} of {total / 1e9:.1f} GB are free ({error}): give a "
-                "shorter --context-length, --kv-type q8_0, a smaller --max-num-seqs or --cache-gb, or --device cpu"
-            ) from None
+            return method(self, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise self.device.full() from None
+
+    return explained

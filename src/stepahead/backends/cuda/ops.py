@@ -25,7 +25,7 @@ from stepahead.backends.base import (
 )
 from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.backends.cuda.checks import demand, demand_array, demand_same, demand_span, demand_within
-from stepahead.backends.cuda.device import Device
+from stepahead.backends.cuda.device import Device, explains_memory
 from stepahead.backends.cuda.expert_counter import ExpertCounter
 from stepahead.backends.cuda.host_arrays import HostArrays
 from stepahead.backends.cuda.kernels.add import add
@@ -58,6 +58,7 @@ from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
 
 
+@explains_memory
 class CudaBackend:
     """Implements `Backend`; one GPU, and one order of launches on its current stream, an instance."""
 
@@ -110,8 +111,7 @@ class CudaBackend:
 
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> CudaMatrix:
         demand(layout == PLAIN, f"layout {layout!r} is unknown; a GPU is given {PLAIN} weights, and packs them itself")
-        with self.device.explained_memory():
-            return self._loader.load(data, type, shape)
+        return self._loader.load(data, type, shape)
 
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return PLAIN
@@ -128,19 +128,16 @@ class CudaBackend:
 
     def upload(self, values: Floats) -> Rows:
         demand_array("upload", values, np.float32, 2)
-        with self.device.explained_memory():
-            return Rows(self.device.sent(values))
+        return Rows(self.device.sent(values))
 
     def download(self, x: Rows) -> Floats:
         return self.device.fetched(x.values)
 
     def zeros(self, num_rows: int, width: int) -> Rows:
-        with self.device.explained_memory():
-            return Rows(torch.zeros((num_rows, width), dtype=torch.float32, device=self.device.torch))
+        return Rows(torch.zeros((num_rows, width), dtype=torch.float32, device=self.device.torch))
 
     def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> KVBlocks:
-        with self.device.explained_memory():
-            return KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type, self.device.torch)
+        return KVBlocks(num_blocks, num_kv_heads, head_dim, kv_type, self.device.torch)
 
     def copy_block(self, kv: KVBlocks, old: int, new: int) -> None:
         kv.copy(old, new)
@@ -152,6 +149,7 @@ class CudaBackend:
         kv.write(block, data)
 
     def begin_step(self) -> None:
+        self.device.make_current()
         self.arrays.begin_step()
         self.experts.begin_step()
 
@@ -196,8 +194,7 @@ class CudaBackend:
             len(matrix.shape) == 2 and x.shape[1] == matrix.shape[1],
             f"linear: x {x.shape} against a matrix of shape {matrix.shape}",
         )
-        with self.device.explained_memory():
-            return Rows(linear(self.launch, x, matrix))
+        return Rows(linear(self.launch, x, matrix))
 
     def linear_many(self, x: Rows, matrices: Sequence[CudaMatrix]) -> tuple[Rows, ...]:
         return tuple(self.linear(x, matrix) for matrix in matrices)  # they share the halves of x
@@ -271,8 +268,7 @@ class CudaBackend:
             x.shape[0] == routing.num_rows and {len(m.shape) for m in (gate, up, down)} == {3},
             f"moe_ffn: x {x.shape}, routing {routing.shape}, gate {gate.shape}, down {down.shape}",
         )
-        with self.device.explained_memory():
-            return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
+        return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
 
     # --- choice ---
 
