@@ -19,7 +19,7 @@ TIGHT = 200_000
 class OwnMemoryBackend(CpuBackend):
     """A GPU of which only the memory is one."""
 
-    name = "cuda"
+    name = "small"
     loaded = 0
 
     @property
