@@ -21,9 +21,10 @@ from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.formats.fields import LEVELS, fields_of
 from stepahead.backends.cuda.formats.format import FORMATS, Scales
 from stepahead.backends.cuda.formats.pack import pack
+from stepahead.backends.cuda.kernels import linear as linear_module
 from stepahead.backends.cuda.kernels.embed import embed
 from stepahead.backends.cuda.kernels.half_rows import half_rows
-from stepahead.backends.cuda.kernels.linear import linear
+from stepahead.backends.cuda.kernels.linear import linear, linear_many
 from stepahead.backends.cuda.loading import DTYPES, Loader, stored_nbytes
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import Rows
@@ -107,6 +108,42 @@ def test_rows_do_not_see_each_other(type: QuantType) -> None:
             chosen = good[list(rows)]
             assert_same_bits(y[chosen], expected[list(rows)][chosen])
             assert not np.isfinite(y[~chosen]).any()
+
+
+@pytest.mark.parametrize("num_rows", [2, 17])
+def test_matrices_of_one_launch_have_the_bits_of_their_own(num_rows: int) -> None:
+    types = (QuantType.Q8_0, QuantType.Q4_0, QuantType.Q8_0, QuantType.Q8_0, QuantType.F32, QuantType.Q8_0)
+    matrices, expected = [], []
+    x = np.random.default_rng(5).integers(-8, 9, (num_rows, 32)).astype(np.float32)
+    for seed, type in enumerate(types):
+        out = 70 - 17 * seed % 50
+        if type == QuantType.F32:
+            weights = np.random.default_rng(seed).integers(-8, 9, (out, 32)).astype(np.float32)
+            matrices.append(CudaMatrix(on_device(weights), type, weights.shape))
+        else:
+            data = exact_weights(type, out, 32)
+            weights = dequantize(data, type)
+            matrices.append(packed(data, type, 32))
+        expected.append(x @ weights.T)
+    with poisoned_memory():
+        made = linear_many(LAUNCH, Rows(on_device(x)), matrices)
+    for y, wanted in zip(made, expected, strict=True):
+        assert y.is_contiguous()
+        assert_same_bits(on_host(y), wanted)
+
+
+def test_parts_of_k_are_added_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By programs of their own and another kernel, or by one program: the same sums."""
+    monkeypatch.setattr(linear_module, "num_splits", lambda num_out, num_blocks: 3)
+    width = 256 * 4
+    data = random_weights(QuantType.Q8_0, 20, width)
+    x = np.random.default_rng(6).standard_normal((17, width)).astype(np.float32)
+    with poisoned_memory():
+        many = linear(LAUNCH, Rows(on_device(x)), packed(data, QuantType.Q8_0, width))
+        few = linear(LAUNCH, Rows(on_device(x[:2])), packed(data, QuantType.Q8_0, width))
+    exact = x.astype(np.float64) @ dequantize(data, QuantType.Q8_0).astype(np.float64).T
+    np.testing.assert_allclose(on_host(many), exact, rtol=0, atol=1e-3 * np.abs(exact).max())
+    np.testing.assert_allclose(on_host(few), on_host(many)[:2], rtol=0, atol=1e-6 * np.abs(exact).max())
 
 
 def test_halves_of_hostile_rows() -> None:

@@ -37,14 +37,22 @@ class LinearConfig:
         assert self.num_warps * 16 <= self.outs, "warps would repeat each other's work"
 
 
-def linear_config(form: Format, num_out: int, is_few: bool, arch: int) -> LinearConfig:
-    """is_few: FEW_ROWS rows at most. arch: 90 for sm_90; 0: not NVIDIA's, or interpreted."""
+def linear_config(form: Format, num_out: int, is_few: bool, is_split: bool, arch: int) -> LinearConfig:
+    """num_out: of all matrices of a launch. is_few: FEW_ROWS rows at most. is_split: K is, see num_splits. arch: 90 for
+    sm_90; 0: not NVIDIA's, or interpreted."""
     is_wgmma = arch == 90
     if is_few:
         outs = 64 if is_wgmma or not arch or num_out >= 16384 else 32
         num_stages = 1 if num_out >= MANY_PROGRAMS * outs or not arch else 3
         return LinearConfig(outs, FEW_ROWS, outs // 16, num_stages)
-    return LinearConfig(128, 128 if is_wgmma and form.has_d else 64, 8, 1)
+    # A sum of splits takes registers of its own.
+    return LinearConfig(128, 128 if is_wgmma and form.has_d and not is_split else 64, 8, 1)
+
+
+def num_splits(num_out: int, num_blocks: int) -> int:
+    """In how many parts K is summed. A property of the matrix, as the order of its sums is: few outputs of many inputs
+    are too few programs for a GPU, and each has too much to do."""
+    return 4 if num_out <= 8192 and num_blocks >= 32 else 1
 
 
 @lru_cache

@@ -37,7 +37,7 @@ from stepahead.backends.cuda.kernels.embed import embed
 from stepahead.backends.cuda.kernels.gather_rows import gather_rows
 from stepahead.backends.cuda.kernels.head_gate import head_gate
 from stepahead.backends.cuda.kernels.kv_write import kv_write
-from stepahead.backends.cuda.kernels.linear import linear
+from stepahead.backends.cuda.kernels.linear import linear_many
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_route import MAX_EXPERTS, moe_route
 from stepahead.backends.cuda.kernels.qk_norm_rope import qk_norm_rope
@@ -190,14 +190,15 @@ class CudaBackend:
     # --- matrices ---
 
     def linear(self, x: Rows, matrix: CudaMatrix) -> Rows:
-        demand(
-            len(matrix.shape) == 2 and x.shape[1] == matrix.shape[1],
-            f"linear: x {x.shape} against a matrix of shape {matrix.shape}",
-        )
-        return Rows(linear(self.launch, x, matrix))
+        return self.linear_many(x, (matrix,))[0]
 
     def linear_many(self, x: Rows, matrices: Sequence[CudaMatrix]) -> tuple[Rows, ...]:
-        return tuple(self.linear(x, matrix) for matrix in matrices)  # they share the halves of x
+        for matrix in matrices:
+            demand(
+                len(matrix.shape) == 2 and x.shape[1] == matrix.shape[1],
+                f"linear: x {x.shape} against a matrix of shape {matrix.shape}",
+            )
+        return tuple(Rows(y) for y in linear_many(self.launch, x, matrices))
 
     # --- attention ---
 

@@ -10,11 +10,12 @@ e begin with tile e * tiles of one expert) it calls
         acc = add_block_product(acc, record, offsets, x, sums, x_offsets, mask, FORMAT, BN, R)
         record, x, sums = record + FORMAT.record_words, x + 256, sums + 32
 
-or `product(...)`, which is just that. acc is (BN, R) float32, weights on the M side. x: the `values` of HalfRows; sums:
-the same pointer plus 256 * num_blocks, where a row's sums begin; x_offsets (R,): of rows, 288 * num_blocks from one to
-the next. Rows with a false mask are not read and count as zeros. The caller multiplies with the rows' exponents after
-the last block. tiles_left: of the matrix, from first_tile on; rows past it get its last tile's weights, and are the
-caller's not to store. BN is a multiple of 16 and at least 16 * num_warps, or warps repeat each other's work.
+or `product(...)`, which is that over some of the blocks. acc is (BN, R) float32, weights on the M side. x: the `values`
+of HalfRows; sums: the same pointer plus 256 * num_blocks, where a row's sums begin; x_offsets (R,): of rows, 288 *
+num_blocks from one to the next. Rows with a false mask are not read and count as zeros. The caller multiplies with the
+rows' exponents after the last block. tiles_left: of the matrix, from first_tile on; rows past it get its last tile's
+weights, and are the caller's not to store. BN is a multiple of 16 and at least 16 * num_warps, or warps repeat each
+other's work. `words` has to be seen to be 16-byte aligned: an offset into it ends in a multiplication by 4 or more.
 
 Every kernel that multiplies goes through `add_block_product`, so that a row has the same bits in all of them.
 """
@@ -56,16 +57,17 @@ def first_record(words, first_tile, num_blocks, FORMAT: tl.constexpr):
 
 @triton.jit
 def product(
-    words, first_tile, tiles_left, num_blocks, x, x_offsets, mask,
+    words, first_tile, tiles_left, num_blocks, first_block, end_block, x, x_offsets, mask,
     FORMAT: tl.constexpr, BN: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """(BN, R) float32, but for the rows' exponents."""
+    """(BN, R) float32 over some K blocks, but for the rows' exponents."""
     WORDS: tl.constexpr = FORMAT.record_words
     offsets = row_offsets(tiles_left, num_blocks, FORMAT, BN)
-    record = first_record(words, first_tile, num_blocks, FORMAT)
-    sums = x + num_blocks * 256
+    record = first_record(words, first_tile, num_blocks, FORMAT) + first_block * WORDS
+    sums = x + num_blocks * 256 + first_block * 32
+    x += first_block * 256
     acc = tl.zeros((BN, R), tl.float32)
-    for _ in range(num_blocks):
+    for _ in range(first_block, end_block):
         acc = add_block_product(acc, record, offsets, x, sums, x_offsets, mask, FORMAT, BN, R)
         record += WORDS
         x += 256
