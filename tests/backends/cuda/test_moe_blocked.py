@@ -7,7 +7,8 @@ pytest.importorskip("triton")
 import numpy as np
 import torch
 
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, group_pairs, num_tiles, tile_rows
+from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS
+from stepahead.backends.cuda.kernels.moe_blocked import group_pairs, num_tiles, tile_rows
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.routing import Routing
 

@@ -8,11 +8,12 @@ pytest.importorskip("triton")
 import torch
 from kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on_host, poisoned_memory
 
+from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.formats.pack import pack
 from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, SharedExpert
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, group_pairs
+from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up

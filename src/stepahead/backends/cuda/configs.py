@@ -20,6 +20,8 @@ import torch
 from stepahead.backends.cuda.formats.format import Format
 
 FEW_ROWS = 16
+MANY_ROWS = 64
+"""Of a tile of an expert's rows, where there are many."""
 MANY_PROGRAMS = 512
 """So many programs have enough bytes under way without copies ahead."""
 
@@ -53,6 +55,29 @@ def num_splits(num_out: int, num_blocks: int) -> int:
     """In how many parts K is summed. A property of the matrix, as the order of its sums is: few outputs of many inputs
     are too few programs for a GPU, and each has too much to do."""
     return 4 if num_out <= 8192 and num_blocks >= 32 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertConfig:
+    """A program multiplies `outs` rows of an expert's weights, of one matrix or of two, with a tile of its rows."""
+
+    outs: int
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        assert self.num_warps * 16 <= self.outs, "warps would repeat each other's work"
+
+
+def expert_config(rows: int, num_out: int, num_tiles: int) -> ExpertConfig:
+    """rows: of a tile, FEW_ROWS or MANY_ROWS; num_out: rows of the weights in all; num_tiles: of rows, at most.
+
+    Counted as above for Q4_K: one stage 3.6 lane-operations a weight, three 4.2, tiles of MANY_ROWS 4.1. Wider tiles
+    spill: the columns of a tile are an expert's rows, and there are two accumulators of them.
+    """
+    if rows == FEW_ROWS:
+        return ExpertConfig(64, 4, 1 if num_out * num_tiles >= 64 * MANY_PROGRAMS else 3)
+    return ExpertConfig(128, 8, 1)
 
 
 @lru_cache

@@ -14,9 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
+from stepahead.backends.cuda.configs import FEW_ROWS, ExpertConfig, expert_config
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.half_rows import half_rows
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS, GroupedPairs, group_pairs
+from stepahead.backends.cuda.kernels.moe_blocked import GroupedPairs, group_pairs
 from stepahead.backends.cuda.kernels.weight_tile import add_block_product, first_record
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -25,19 +26,6 @@ from stepahead.backends.cuda.rows import Rows
 from stepahead.gguf.quants import QuantType
 
 STEP = tl.constexpr(32)  # inputs of plain weights that are multiplied at a time
-
-
-@dataclass(frozen=True, slots=True)
-class TileSize:
-    """block: rows of weights in a tile, 16 a warp, as with more warps some would repeat others' work."""
-
-    block: int
-    num_warps: int
-    num_stages: int = 1
-
-
-# By rows in a tile. Either way four warps multiply 64 rows of weights: on sm_90 by the same instruction.
-TILE_SIZES = {FEW_ROWS: TileSize(64, 4), MANY_ROWS: TileSize(128, 8)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +65,6 @@ class ExpertTiles:
         return FEW_ROWS if self.grouped is None else self.grouped.tile_rows
 
     @property
-    def size(self) -> TileSize:
-        return TILE_SIZES[self.rows]
-
-    @property
     def num_shared(self) -> int:
         return -(-self.routing.num_rows // self.rows) if self.has_shared else 0
 
@@ -95,15 +79,16 @@ class ExpertTiles:
         experts = (routing.ids, routing.ids) if grouped is None else (grouped.experts, grouped.pairs)
         return *experts, self.num_shared, routing.num_pairs, routing.num_rows
 
-    @property
-    def options(self) -> dict[str, int]:
+    def options(self, num_out: int) -> dict[str, int]:
+        """num_out: rows of weights, those of two matrices if stacked."""
+        config = expert_config(self.rows, num_out, self.num_programs)
         return {
-            "num_warps": self.size.num_warps,
-            "num_stages": self.size.num_stages,
+            "num_warps": config.num_warps,
+            "num_stages": config.num_stages,
             "HAS_SHARED": self.has_shared,
             "IS_GROUPED": self.grouped is not None,
             "PADDED_K": self.routing.padded_top_k,
-            "BLOCK": self.size.block,
+            "BLOCK": config.outs,
             "ROWS": self.rows,
         }
 
@@ -243,9 +228,9 @@ SOME_SPILLS = ("sm_80",)
 """Compiled for it, tiles of 64 rows and programs of a shared expert keep up to 32 bytes a thread in memory."""
 
 
-def case_options(rows: int, has_shared: bool) -> dict[str, int]:
+def case_options(config: ExpertConfig, rows: int, has_shared: bool) -> dict[str, int]:
     """Constexprs of a compile case with tiles of so many rows, the smaller ones without grouping."""
-    of_tiles = {"BLOCK": TILE_SIZES[rows].block, "ROWS": rows, "PADDED_K": 8}
+    of_tiles = {"BLOCK": config.outs, "ROWS": rows, "PADDED_K": 8}
     return of_tiles | {"HAS_SHARED": has_shared, "IS_GROUPED": rows != FEW_ROWS}
 
 

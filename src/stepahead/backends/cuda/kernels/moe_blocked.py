@@ -11,13 +11,10 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
+from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.routing import Routing, power_of_two
 
-FEW_ROWS = 16
-"""Of a pass whose pairs need no grouping, and of the smaller tiles."""
-MANY_ROWS = 64
-"""Of the larger tiles."""
 MANY_PAIRS = 8
 """An expert's share of the pairs from which on its tiles are large ones."""
 PAIRS = 2048  # that a program looks at in one turn; what is padded has no expert, and so needs no mask

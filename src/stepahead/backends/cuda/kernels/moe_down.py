@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
+from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS, expert_config
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.expert_tile import (
     NO_SPILLS,
     SOME_SPILLS,
-    TILE_SIZES,
     ExpertTiles,
     SharedExpert,
     case_options,
@@ -19,7 +19,6 @@ from stepahead.backends.cuda.kernels.expert_tile import (
     row_arguments,
     tile_types,
 )
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import Rows
@@ -36,10 +35,11 @@ def moe_down(
     """(results, width) float32; rows of pairs without an expert hold anything."""
     assert (shared is not None) == tiles.has_shared
     width, num_in = down.shape[1:]
+    options = tiles.options(width)
     out = torch.empty((tiles.num_results, width), dtype=torch.float32, device=down.data.device)
     launch(
         _moe_down,
-        (triton.cdiv(width, tiles.size.block), tiles.num_programs),
+        (triton.cdiv(width, options["BLOCK"]), tiles.num_programs),
         *row_arguments(launch, hidden, down),
         *tiles.arguments,
         down.data,
@@ -48,7 +48,7 @@ def moe_down(
         IN=num_in,
         OUT=width,
         DOWN=down.format,
-        **tiles.options,
+        **options,
     )
     return out
 
@@ -95,23 +95,26 @@ def compile_cases() -> tuple[CompileCase, ...]:
     """A step of the loop takes 256 inputs of BLOCK rows of weights: a unit is a weight."""
     return tuple(
         CompileCase(
-            name=f"moe_down {type.name} {rows} rows{' and shared' if has_shared else ''}"
+            name=f"moe_down {type.name} {rows} rows, {config.num_stages} stages{' and shared' if has_shared else ''}"
             f"{' with spills' if targets == SOME_SPILLS else ''}",
             kernel=_moe_down,
             types=tile_types(type, "down", "shared_down", "out", x="hidden"),
-            constexprs=case_options(rows, has_shared) | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
-            num_warps=TILE_SIZES[rows].num_warps,
+            constexprs=case_options(config, rows, has_shared) | {"IN": 1280, "OUT": 4096, "DOWN": FORMATS[type]},
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
             targets=targets,
             max_stack_nbytes=32 if targets == SOME_SPILLS else 0,
             uses_tensor_cores=True,
             has_wide_loads=True,
             forbidden=("I2F",),
-            max_lane_operations=(limit, 256 * TILE_SIZES[rows].block),
+            max_lane_operations=(limit, 256 * config.outs),
         )
-        for type, rows, has_shared, limit, targets in (
-            (QuantType.Q4_K, FEW_ROWS, False, 4.5, TARGETS),
-            (QuantType.Q4_K, MANY_ROWS, False, 5.0, ("sm_90",)),
-            (QuantType.Q4_K, FEW_ROWS, True, 4.5, NO_SPILLS),
-            (QuantType.Q6_K, FEW_ROWS, False, 5.0, ("sm_90",)),
+        for type, rows, has_shared, num_tiles, limit, targets in (
+            (QuantType.Q4_K, FEW_ROWS, False, 288, 4.5, TARGETS),
+            (QuantType.Q4_K, FEW_ROWS, False, 4, 5.0, ("sm_90",)),
+            (QuantType.Q4_K, MANY_ROWS, False, 288, 5.0, ("sm_90",)),
+            (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, NO_SPILLS),
+            (QuantType.Q6_K, FEW_ROWS, False, 288, 5.0, ("sm_90",)),
         )
+        for config in (expert_config(rows, 4096, num_tiles),)
     )

@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
+from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS, expert_config
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.expert_tile import (
     NO_SPILLS,
     SOME_SPILLS,
-    TILE_SIZES,
     ExpertTiles,
     SharedExpert,
     case_options,
@@ -22,7 +22,6 @@ from stepahead.backends.cuda.kernels.expert_tile import (
     tile_types,
     unstacked,
 )
-from stepahead.backends.cuda.kernels.moe_blocked import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.kernels.swiglu import MIN_LIMIT, gated
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -44,10 +43,12 @@ def moe_gate_up(
     width, num_in = gate.shape[1:]
     hidden = torch.empty((tiles.num_results, width), dtype=torch.float32, device=gate.data.device)
     is_stacked = gate.type == up.type
+    num_out = 2 * width if is_stacked else width
+    options = tiles.options(num_out)
     limits = [value if value > MIN_LIMIT else math.inf for value in (limit, shared.limit if shared else limit)]
     launch(
         _moe_gate_up,
-        (triton.cdiv(width, tiles.size.block // (2 if is_stacked else 1)), tiles.num_programs),
+        (triton.cdiv(num_out, options["BLOCK"]), tiles.num_programs),
         *row_arguments(launch, x, gate, up),
         *tiles.arguments,
         gate.data,
@@ -62,7 +63,7 @@ def moe_gate_up(
         UP=up.format,
         IS_STACKED=is_stacked,
         HAS_LIMIT=min(limits) < math.inf,
-        **tiles.options,
+        **options,
     )
     return Rows(hidden)
 
@@ -124,29 +125,32 @@ def compile_cases() -> tuple[CompileCase, ...]:
     """A step of the loop takes 256 inputs of BLOCK rows of weights, half of them of the gate: a unit is a weight."""
     return tuple(
         CompileCase(
-            name=f"moe_gate_up {type.name} {rows} rows{' and shared' if has_shared else ''}"
+            name=f"moe_gate_up {type.name} {rows} rows, {config.num_stages} stages{' and shared' if has_shared else ''}"
             f"{' with spills' if targets == SOME_SPILLS else ''}",
             kernel=_moe_gate_up,
             types=tile_types(type, "gate", "up", "shared_gate", "shared_up", "hidden", x="x")
             | {"limit": "fp32", "shared_limit": "fp32"},
-            constexprs=case_options(rows, has_shared)
+            constexprs=case_options(config, rows, has_shared)
             | {"IN": 4096, "OUT": 1280, "IS_STACKED": True, "HAS_LIMIT": True}
             | dict.fromkeys(("GATE", "UP"), FORMATS.get(type)),
-            num_warps=TILE_SIZES[rows].num_warps,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
             targets=targets,
             max_stack_nbytes=32 if targets == SOME_SPILLS else 0,
             uses_tensor_cores=type in FORMATS,
             has_wide_loads=True,
             forbidden=("I2F",),
-            max_lane_operations=None if type not in FORMATS else (limit, 256 * TILE_SIZES[rows].block),
+            max_lane_operations=None if type not in FORMATS else (limit, 256 * config.outs),
         )
-        for type, rows, has_shared, limit, targets in (
-            (QuantType.Q4_K, FEW_ROWS, False, 4.5, TARGETS),
-            (QuantType.Q4_K, MANY_ROWS, False, 5.0, NO_SPILLS),
-            (QuantType.Q4_K, MANY_ROWS, True, 5.0, SOME_SPILLS),
-            (QuantType.Q4_K, FEW_ROWS, True, 4.5, NO_SPILLS),
-            (QuantType.Q6_K, FEW_ROWS, False, 5.0, ("sm_90",)),
-            (QuantType.Q8_0, FEW_ROWS, False, 4.6, ("sm_90",)),
-            (QuantType.F16, FEW_ROWS, False, 0.0, ("sm_90",)),
+        for type, rows, has_shared, num_tiles, limit, targets in (
+            (QuantType.Q4_K, FEW_ROWS, False, 288, 4.5, TARGETS),
+            (QuantType.Q4_K, FEW_ROWS, False, 4, 5.0, ("sm_90",)),
+            (QuantType.Q4_K, MANY_ROWS, False, 288, 5.0, NO_SPILLS),
+            (QuantType.Q4_K, MANY_ROWS, True, 288, 5.0, SOME_SPILLS),
+            (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, NO_SPILLS),
+            (QuantType.Q6_K, FEW_ROWS, False, 288, 5.0, ("sm_90",)),
+            (QuantType.Q8_0, FEW_ROWS, False, 288, 4.6, ("sm_90",)),
+            (QuantType.F16, FEW_ROWS, False, 288, 0.0, ("sm_90",)),
         )
+        for config in (expert_config(rows, 2560, num_tiles),)
     )
