@@ -11,6 +11,11 @@ import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: before any test here imports one
 
+if os.environ["TRITON_INTERPRET"] == "0":
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.exit("TRITON_INTERPRET=0 asks for a GPU, and torch sees none", returncode=1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Triton 3.6's interpreter cannot loop with numpy 2.4 and later."""

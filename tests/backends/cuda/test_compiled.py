@@ -20,7 +20,7 @@ def compiled(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[s
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=570, env=environment, check=False)
 
 
 def needs_tools() -> None:
