@@ -32,6 +32,9 @@ PANEL_ROWS = 16
 MAX_COUNTED_ROWS = 32
 """Rows of a pass whose experts are counted."""
 
+MAX_REMEMBERED = 256
+"""Chosen tokens that later passes may take from where the backend has them."""
+
 NUMERICS_VERSION = 1
 """Raise it with every change after which an op of any backend may give other bits than before: what was computed by
 another version and kept is not used then. Instruction sets, threads and layouts do not count: their bits are equal."""
@@ -125,6 +128,10 @@ class SampleRows:
 
 class SampledRows(Protocol):
     """Opaque: the tokens chosen of a pass, on the device until someone asks."""
+
+    def fetch(self) -> None:
+        """Have them come to the host: then ids and margins wait for this pass, and for none begun after it."""
+        ...
 
     def ids(self) -> Ints:
         """(num_logits,) token ids; -1: not decided here, the host chooses from the logits."""
@@ -249,7 +256,7 @@ class Backend(Protocol):
 
     # --- rows ---
     def embed(self, table: QuantMatrix, ids: Ints) -> Tensor:
-        """Dequantised rows of (vocab, width): (num_rows, width)."""
+        """Dequantised rows of (vocab, width): (num_rows, width). An id of -1 - n: the token that is remembered as n."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -329,6 +336,11 @@ class Backend(Protocol):
     def sample(self, logits: Tensor, rows: SampleRows, ids: Ints | None) -> SampledRows:
         """The token of each row of (num_logits, num_ids) logits, as engine.sampler.Sampler chooses it; ids: the token
         id of each column, None: its number. Only asked of a backend that can."""
+        ...
+
+    def remember(self, sampled: SampledRows, first: int) -> None:
+        """Its tokens are first, first + 1, ... below MAX_REMEMBERED, until others are: passes may take them before the
+        host has heard of them. One that is not decided stands for any. Only asked of a backend that can sample."""
         ...
 
     def routed_experts(self) -> Sequence[int]:

@@ -41,6 +41,15 @@ class LogitRows:
     def __len__(self) -> int:
         return self._num_rows
 
+    def fetch(self) -> None:
+        """Let the tokens that the backend has chosen come to the host: `wait` then waits for no later pass."""
+        if self._sampled is not None:
+            self._sampled.fetch()
+
+    def is_chosen(self, number: int) -> bool:
+        """True where the backend has chosen a token from row `number`."""
+        return self._sampled is not None and int(self._sampled.ids()[number]) >= 0
+
     def wait(self) -> None:
         """Return when the pass is done, and what is wanted of it is on the host."""
         if self._sampled is None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stepahead.backends.base import BLOCK_SIZE, Backend, Ints, SampleRows, Tensor
+from stepahead.backends.base import BLOCK_SIZE, MAX_REMEMBERED, Backend, Ints, SampleRows, Tensor
 from stepahead.engine.batch import RowSpan
 from stepahead.engine.kv_cache import KVCache
 from stepahead.engine.logit_rows import LogitRows, sample_rows
@@ -129,10 +129,11 @@ class HeadPasses:
         self.on_pass: OnPass = _ignore
         self._groups = [runner.model.layers[layer].kv_group for layer in spec.layers]
 
-    def run(self, jobs: list[DraftJob], choose: Choose) -> None:
+    def run(self, jobs: list[DraftJob], choose: Choose, takes_chosen: bool = False) -> None:
         """Draft for all jobs, at once: heads that lag are caught up with in full before the first token.
 
-        A job whose blocks cannot be had drafts less, or nothing: its depth says so.
+        A job whose blocks cannot be had drafts less, or nothing: its depth says so. takes_chosen: `choose` takes the
+        tokens that the backend has chosen, so that a backend which can need not wait for it between two passes.
         """
         while self.catch_up(jobs, self._max_rows):
             pass
@@ -141,11 +142,10 @@ class HeadPasses:
                 job.depth = 0  # no blocks: what it lacks would not fit into one pass
             self._claim_drafts(job)
         claimed = [job.depth for job in jobs]
-        for step in range(max(claimed, default=0)):
-            active = [job for job, depth in zip(jobs, claimed, strict=True) if step < min(job.depth, depth)]
-            if not active:
-                break
-            self._draft(step, active, choose)
+        if takes_chosen and self._runner.backend.can_sample and self._is_chain(jobs, claimed):
+            self._draft_chain(jobs, claimed, choose)
+        else:
+            self._draft_by_turns(jobs, claimed, choose)
         for job, depth in zip(jobs, claimed, strict=True):
             job.depth = min(job.depth, depth)
             window = self._spec.window
@@ -217,6 +217,51 @@ class HeadPasses:
     def _num_heads(self, job: DraftJob) -> int:
         return min(job.depth, self._spec.num_heads)
 
+    def _draft_by_turns(self, jobs: Seq[DraftJob], claimed: Seq[int], choose: Choose) -> None:
+        """A pass, its tokens, and the next pass with them."""
+        for step in range(max(claimed, default=0)):
+            active = [job for job, depth in zip(jobs, claimed, strict=True) if step < min(job.depth, depth)]
+            if not active:
+                break
+            self._draft(step, active, choose)
+
+    def _is_chain(self, jobs: Seq[DraftJob], claimed: Seq[int]) -> bool:
+        """More than one pass, each of a head of its own: what a pass has left stays until the last."""
+        is_chained = all(job.cache.is_chained for job in jobs)
+        return is_chained and max(claimed, default=0) > 1 and sum(claimed) <= MAX_REMEMBERED
+
+    def _draft_chain(self, jobs: Seq[DraftJob], claimed: Seq[int], choose: Choose) -> None:
+        """All passes one behind the other, each with the tokens that the backend has chosen in those before; the host
+        hears of them in the end. A token that it has to choose itself is the last of its draft."""
+        backend, started = self._runner.backend, time.perf_counter()
+        passes: list[tuple[list[DraftJob], int, LogitRows, Ints | None]] = []
+        number = 0
+        for step in range(max(claimed)):
+            active = [job for job, depth in zip(jobs, claimed, strict=True) if step < depth]
+            rows = [self._draft_rows(job, step, step) for job in active]
+            output, _ = self._launch(step, rows, with_logits=True)
+            self._keep(step, rows, output.hidden)
+            assert output.sampled is not None
+            backend.remember(output.sampled, number)
+            logits = LogitRows.of_pass(backend, output)
+            logits.fetch()
+            passes.append((active, sum(part.end - part.start for part in rows), logits, output.logit_ids))
+            for job in active:
+                job.token_ids.append(-1 - number)  # what the next pass calls it
+                number += 1
+        for job in jobs:
+            job.token_ids.clear()
+        passes[-1][2].wait()
+        seconds = (time.perf_counter() - started) / len(passes)
+        for step, (active, num_rows, logits, ids) in enumerate(passes):
+            self.on_pass(step, num_rows, len(active), seconds)
+            for place, job in enumerate(active):
+                if len(job.token_ids) == step < job.depth:
+                    choose(job, logits, place, ids)
+                    if not logits.is_chosen(place):
+                        job.depth = len(job.token_ids)
+                        job.cache.truncate_heads(job.position + step + 1)
+
     def _draft(self, step: int, jobs: Seq[DraftJob], choose: Choose) -> None:
         """Pass `step` of a round: the rows a head still lacks and those of the draft so far."""
         head = min(step, self._spec.num_heads - 1)
@@ -241,6 +286,16 @@ class HeadPasses:
 
     def _pass(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[LogitRows, Ints | None]:
         """One pass of one head; its rows count as run only when it is complete, for it may be abandoned."""
+        output, started = self._launch(head, rows, with_logits)
+        logits = LogitRows.of_pass(self._runner.backend, output)
+        logits.wait()
+        seconds = time.perf_counter() - started
+        self._keep(head, rows, output.hidden)
+        self.on_pass(head, sum(part.end - part.start for part in rows), len(logits), seconds)
+        return logits, output.logit_ids
+
+    def _launch(self, head: int, rows: Seq[_Rows], with_logits: bool) -> tuple[ForwardOutput, float]:
+        """A pass that nobody has waited for, and when it began."""
         backend, group = self._runner.backend, self._groups[head]
         spans = [
             RowSpan(part.start, part.end, part.job.sequence.kv.tables[group], part.job.cache.first_valid[head])
@@ -257,15 +312,13 @@ class HeadPasses:
         sample = _sample_rows(rows) if with_logits and backend.can_sample else None
         output_rows = _output_rows(rows, ends)
         output = self._runner.draft_forward(head, spans, token_ids, hidden, logit_rows, output_rows, sample)
-        logits = LogitRows.of_pass(backend, output)
-        logits.wait()
-        seconds = time.perf_counter() - started
+        return output, started
+
+    def _keep(self, head: int, rows: Seq[_Rows], hidden: Tensor) -> None:
         first = 0
         for part in rows:
-            self._keep_outputs(head, part, output.hidden, first)
+            self._keep_outputs(head, part, hidden, first)
             first += part.end - part.first_output
-        self.on_pass(head, len(token_ids), len(logit_rows), seconds)
-        return logits, output.logit_ids
 
     def _inputs(self, head: int, rows: Seq[_Rows], num_rows: int) -> Tensor:
         """The row p - 1 of the level that the head reads, for each row p."""

@@ -15,7 +15,7 @@ from stepahead.engine.batch import ScheduledBatch
 from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.replay import FORCED_MARGIN
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
-from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist
+from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist, is_plain
 from stepahead.errors import CapacityError, RequestError
 from stepahead.models.draft_vocab import all_ids
 from stepahead.models.model import Chain
@@ -107,7 +107,7 @@ class MtpProposer:
             if len(job.token_ids) > num_tokens and not wants_more(job, margin):
                 job.depth = len(job.token_ids)
 
-        self._passes.run(jobs, choose)
+        self._passes.run(jobs, choose, takes_chosen=all(_takes_chosen(job.sequence) for job in jobs))
 
     def observe(self, batch: ScheduledBatch, hidden: Tensor, verdicts: Seq[Verdict | None]) -> None:
         """Keep the hidden rows that stand; those of rejected draft tokens are beyond num_computed_tokens."""
@@ -209,3 +209,9 @@ class MtpProposer:
         if is_over:
             job.depth = len(job.token_ids)
         return state, sampled.margin
+
+
+def _takes_chosen(sequence: Sequence) -> bool:
+    """True where a draft token is what the backend has chosen, if it has."""
+    replay = sequence.request.replay
+    return is_plain(sequence) and (replay is None or replay.rates is None)

@@ -4,6 +4,7 @@ Each pass is run twice, on keys and values of its own: by the model, and by the 
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from stepahead.backends.cuda.launch import Launch
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.replayed_model import MAX_ROWS, ReplayedModel
 from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.gguf import GGUFFile, QuantType
 from stepahead.models.model import ForwardBatch, ForwardOutput
@@ -182,6 +184,25 @@ def test_tokens_are_chosen_in_the_replay(twins: Twins) -> None:
         assert replayed.sampled.ids().tolist() == expected.ids().tolist()
         assert replayed.sampled.margins().tobytes() == expected.margins().tobytes()
         assert (replayed.sampled.ids() >= 0).tolist() == [number == 0, True]
+
+
+def test_tokens_that_the_host_has_not_heard_of(twins: Twins) -> None:
+    """Chosen by one pass, an input of the next: recorded with other tokens, and launched one by one."""
+    spans = [(40, 3, (2,))]
+    batch, backend = twins.batch(1, spans, seed=1, logits=[2]), twins.backend
+    twins.replayed.draft_forward(1, twins.batch(1, spans, logits=[2]), twins.hidden_rows(3), twins.kv, go_on)
+    chosen = SampledRows(
+        torch.tensor([*batch.token_ids[1:].tolist(), -1], dtype=torch.int32, device=backend.device.torch),
+        torch.zeros(3, dtype=torch.float64, device=backend.device.torch),
+    )
+    backend.remember(chosen, 5)
+    late = replace(batch, token_ids=np.array([batch.token_ids[0], -6, -7], np.int32))
+    eager = twins.model.draft_forward(1, batch, twins.hidden_rows(3), twins.kv, go_on)
+    for model in (twins.replayed, twins.model):
+        twins.assert_same(eager, model.draft_forward(1, late, twins.hidden_rows(3), twins.other_kv, go_on))
+    assert twins.replayed.num_recorded == 2  # one for each keys and values
+    undecided = backend.embed(twins.model.token_embd, np.array([-8], np.int32))
+    assert np.isfinite(backend.download(undecided)).all()
 
 
 def test_a_pass_may_be_refused_before_it_begins(twins: Twins) -> None:

@@ -262,6 +262,9 @@ class CpuBackend:
     def sample(self, logits: Handle, rows: SampleRows, ids: Ints | None) -> SampledRows:
         raise BackendError("the CPU backend leaves choosing tokens to engine/sampler.py")
 
+    def remember(self, sampled: SampledRows, first: int) -> None:
+        raise BackendError("the CPU backend leaves choosing tokens to engine/sampler.py")
+
     def routed_experts(self) -> tuple[int, ...]:
         return self._context.routed_experts()
 

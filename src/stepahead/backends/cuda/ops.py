@@ -5,7 +5,7 @@ device but what has to give the host an answer. Must not know: models, engine, f
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch
 import triton
 
 from stepahead.backends.base import (
+    MAX_REMEMBERED,
     PLAIN,
     AttentionRows,
     Bytes,
@@ -41,6 +42,7 @@ from stepahead.backends.cuda.kernels.linear import linear_many
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_route import MAX_EXPERTS, moe_route
 from stepahead.backends.cuda.kernels.qk_norm_rope import qk_norm_rope
+from stepahead.backends.cuda.kernels.remember import remember
 from stepahead.backends.cuda.kernels.rms_norm import rms_norm
 from stepahead.backends.cuda.kernels.rope_table import RopeTable, inverse_frequencies, rope_table
 from stepahead.backends.cuda.kernels.sample import sample
@@ -52,6 +54,7 @@ from stepahead.backends.cuda.loading import Loader, stored_nbytes
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
 from stepahead.backends.reference.philox import token_words
 from stepahead.errors import BackendError, ConfigError
@@ -72,6 +75,8 @@ class CudaBackend:
         self.arrays = HostArrays(self.device.torch)
         self.experts = ExpertCounter(self.device.torch)
         self._loader = Loader(self.device, self.launch, resolve_threads(threads))
+        self._remembered = torch.zeros(MAX_REMEMBERED, dtype=torch.int32, device=self.device.torch)
+        self._num_remembered = 0
         self._frequencies: dict[int, tuple[Rope, torch.Tensor]] = {}  # by id; a Rope that is kept keeps its own
 
     def describe(self) -> dict[str, Any]:
@@ -157,8 +162,9 @@ class CudaBackend:
 
     def embed(self, table: CudaMatrix, ids: Ints) -> Rows:
         demand_array("embed", ids, np.int32, 1)
-        demand_within("embed: ids", ids, table.shape[0])
-        return Rows(embed(self.launch, table, self.arrays(ids)))
+        known = ids if self._num_remembered == 0 else ids[(ids < -self._num_remembered) | (ids >= 0)]
+        demand_within("embed: ids", known, table.shape[0])
+        return Rows(embed(self.launch, table, self.arrays(ids), self._remembered))
 
     def rms_norm(self, x: Rows, weight: Rows, eps: float) -> Rows:
         demand(weight.shape == (1, x.shape[1]), f"rms_norm: x {x.shape} and a weight of {weight.shape}")
@@ -282,6 +288,12 @@ class CudaBackend:
         demand(len(rows.seeds) == logits.shape[0], f"sample: logits {logits.shape}, {len(rows.seeds)} rows of settings")
         columns = None if ids is None else self.arrays(ids)
         return sample(self.launch, logits.values, SampleInputs(rows, self.arrays), columns)
+
+    def remember(self, sampled: SampledRows, first: int) -> None:
+        tokens = cast(ChosenRows, sampled).token_ids
+        demand_span("remember", first, len(tokens), MAX_REMEMBERED)
+        self._num_remembered = max(self._num_remembered, first + len(tokens))
+        remember(self.launch, tokens, self._remembered, first)
 
     def routed_experts(self) -> Sequence[int]:
         num_rows = self.experts.num_rows

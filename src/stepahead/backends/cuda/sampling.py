@@ -37,25 +37,40 @@ class SampleInputs:
 class SampledRows:
     """token_ids: (num_logits,) int32, UNDECIDED where the host has to look; leads: float64. Fetched once, together."""
 
-    __slots__ = ("_ids", "_leads", "leads", "token_ids")
+    __slots__ = ("_copied", "_ids", "_leads", "leads", "token_ids")
 
     def __init__(self, token_ids: torch.Tensor, leads: torch.Tensor) -> None:
         self.token_ids = token_ids
         self.leads = leads
-        self._ids: Ints | None = None
-        self._leads: Floats | None = None
+        self._ids: torch.Tensor | None = None
+        self._leads: torch.Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def fetch(self) -> None:
+        if self._ids is not None:
+            return
+        self._ids, self._leads = _host_copy(self.token_ids), _host_copy(self.leads)
+        if self.token_ids.is_cuda:
+            self._copied = torch.cuda.current_stream(self.token_ids.device).record_event()
 
     def ids(self) -> Ints:
-        if self._ids is None:
-            self._fetch()
+        self._wait()
         assert self._ids is not None
-        return self._ids
+        return self._ids.numpy()
 
     def margins(self) -> Floats:
-        self.ids()
+        self._wait()
         assert self._leads is not None
-        return self._leads
+        return self._leads.numpy().astype(np.float32)
 
-    def _fetch(self) -> None:
-        self._ids = self.token_ids.cpu().numpy()
-        self._leads = self.leads.cpu().numpy().astype(np.float32)
+    def _wait(self) -> None:
+        self.fetch()
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+
+
+def _host_copy(values: torch.Tensor) -> torch.Tensor:
+    """What they are when the device is here; of its own memory, for they may be written anew."""
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+    return host.copy_(values, non_blocking=True)

@@ -304,6 +304,9 @@ class ReferenceBackend:
     def sample(self, logits: Floats, rows: SampleRows, ids: Ints | None) -> SampledRows:
         raise BackendError("the reference leaves choosing tokens to engine/sampler.py")
 
+    def remember(self, sampled: SampledRows, first: int) -> None:
+        raise BackendError("the reference leaves choosing tokens to engine/sampler.py")
+
     def routed_experts(self) -> tuple[int, ...]:
         num_rows = max(map(len, self._routed), default=0)
         return tuple(sum(len(np.unique(ids[: row + 1])) for ids in self._routed) for row in range(num_rows))

@@ -22,18 +22,34 @@ HALF_MINS = tl.constexpr(int(Mins.HALF))
 COLUMNS = 1024
 
 
-def embed(launch: Launcher, table: CudaMatrix, ids: torch.Tensor) -> torch.Tensor:
-    """table (vocab, width), ids (num_rows,) int32 below vocab -> (num_rows, width) float32."""
+def embed(
+    launch: Launcher, table: CudaMatrix, ids: torch.Tensor, remembered: torch.Tensor | None = None
+) -> torch.Tensor:
+    """table (vocab, width), ids (num_rows,) int32 below vocab -> (num_rows, width) float32.
+
+    An id of -1 - n stands for remembered[n], which is any row where it is below 0.
+    """
+    remembered = ids if remembered is None else remembered
     num_rows, width = ids.shape[0], table.shape[1]
     y = torch.empty((num_rows, width), dtype=torch.float32, device=ids.device)
     if table.format is None:
         grid = (num_rows, triton.cdiv(width, COLUMNS))
-        launch(_embed_plain, grid, table.data, ids, y, WIDTH=width, COLUMNS=COLUMNS)
+        launch(_embed_plain, grid, table.data, ids, remembered, y, WIDTH=width, COLUMNS=COLUMNS)
     else:
         levels = _levels(table.format.levels, ids.device)
         grid = (num_rows, table.num_blocks)
         launch(
-            _embed, grid, table.data, levels, ids, y, table.num_blocks, FORMAT=table.format, WIDTH=width, num_warps=1
+            _embed,
+            grid,
+            table.data,
+            levels,
+            ids,
+            remembered,
+            y,
+            table.num_blocks,
+            FORMAT=table.format,
+            WIDTH=width,
+            num_warps=1,
         )
     return y
 
@@ -44,16 +60,24 @@ def _levels(levels: Levels, device: torch.device) -> torch.Tensor:
 
 
 @triton.jit
-def _embed_plain(table, ids, y, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+def _id(ids, remembered, row):
+    id = tl.load(ids + row)
+    if id < 0:
+        id = tl.maximum(tl.load(remembered - 1 - id), 0)
+    return id
+
+
+@triton.jit
+def _embed_plain(table, ids, remembered, y, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < WIDTH
-    values = tl.load(table + tl.load(ids + row).to(tl.int64) * WIDTH + column, mask=mask, other=0.0)
+    values = tl.load(table + _id(ids, remembered, row).to(tl.int64) * WIDTH + column, mask=mask, other=0.0)
     tl.store(y + row * WIDTH + column, values.to(tl.float32), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
-def _embed(words, levels, ids, y, num_blocks, FORMAT: tl.constexpr, WIDTH: tl.constexpr):
+def _embed(words, levels, ids, remembered, y, num_blocks, FORMAT: tl.constexpr, WIDTH: tl.constexpr):
     """256 columns of a row."""
     WORDS: tl.constexpr = FORMAT.record_words
     LOW: tl.constexpr = FORMAT.low_bits
@@ -61,7 +85,7 @@ def _embed(words, levels, ids, y, num_blocks, FORMAT: tl.constexpr, WIDTH: tl.co
     OFFSET: tl.constexpr = FORMAT.offset
     MINS: tl.constexpr = FORMAT.mins
     number, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    id = tl.load(ids + number)
+    id = _id(ids, remembered, number)
     record = words + ((id // 16).to(tl.int64) * num_blocks + block) * WORDS
     row = id % 16
     k = tl.arange(0, 256)
@@ -151,7 +175,7 @@ def _half_at(words, row, group):
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
-    types = {"words": "*i32", "levels": "*fp32", "ids": "*i32", "y": "*fp32", "num_blocks": "i32"}
+    types = {"words": "*i32", "levels": "*fp32", "ids": "*i32", "remembered": "*i32", "y": "*fp32", "num_blocks": "i32"}
     return tuple(
         CompileCase(
             name=f"embed {type.name}",
