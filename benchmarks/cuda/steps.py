@@ -1,0 +1,145 @@
+"""M4: decoding with Step's layers and random weights, plain and with three heads, beside the bytes that are read."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.cuda.bench import Bench
+from benchmarks.cuda.byte_bounds import SLIM_COLUMNS, cycle_nbytes, head_nbytes, matrix_nbytes, tokens_per_cycle
+from benchmarks.cuda.decoding import Cycle, measured, request, text
+from benchmarks.cuda.made_model import MadeModel, made_model
+
+RATES = (0.80, 0.60, 0.45)
+"""Share of drafts whose first 1, 2, 3 tokens are right."""
+PROMPT, WARM_STEPS, STEPS, TEXT = 4000, 24, 48, 24
+CHUNK = 2048
+REPLAY = "stepahead.backends.cuda.replayed_model"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    is_replayed: bool
+    is_shared: bool = False
+    depth: int = 0
+    is_slim: bool = False
+
+    @property
+    def name(self) -> str:
+        drafts = f"depth {self.depth}{', slim heads' if self.is_slim else ''}" if self.depth else "plain"
+        experts = "a third shared" if self.is_shared else "random experts"
+        return f"{drafts}, {experts}, {'replayed' if self.is_replayed else 'eager'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """rate, bound: tokens a second, measured and if nothing but bytes took time; whole_rate: scaled to all layers."""
+
+    rate: float
+    bound: float
+    whole_rate: float
+    share: float
+    cycle: Cycle
+
+
+def measure(bench: Bench) -> None:
+    made = made_model(bench)
+    is_replayed = importlib.util.find_spec(REPLAY) is not None
+    layers = f"{made.shape.num_trunk} of {made.whole.num_trunk} layers"
+    mode = "replayed, then eager" if is_replayed else "eager only"
+    bench.report("M4", "model", layers=layers, gb=made.nbytes / 1e9, passes=mode)
+    _same_texts(bench, made, is_replayed)
+    outcomes: dict[Setting, Outcome] = {}
+    for setting in _settings(bench, is_replayed):
+        if bench.has_time("M4", setting.name):
+            outcomes[setting] = _outcome(bench, made, setting)
+    _judge(bench, outcomes, is_replayed)
+
+
+def _settings(bench: Bench, is_replayed: bool) -> list[Setting]:
+    """What targets ask for comes first."""
+    if bench.is_toy:
+        return [Setting(is_replayed, True, 2)]
+    depths = range(len(RATES) + 1)
+    found = [Setting(is_replayed, is_shared, depth) for is_shared in (False, True) for depth in depths]
+    found += [Setting(is_replayed, is_shared, len(RATES), is_slim=True) for is_shared in (False, True)]
+    return [*found, Setting(False), Setting(False, False, len(RATES))] if is_replayed else found
+
+
+def _prompt(bench: Bench, made: MadeModel, seed: int) -> list[int]:
+    ids = np.random.default_rng(seed).integers(0, made.shape.vocab, 2 if bench.is_toy else PROMPT)
+    return [int(number) for number in ids]
+
+
+def _outcome(bench: Bench, made: MadeModel, setting: Setting) -> Outcome:
+    made.share_experts(setting.is_shared)
+    made.slim_heads(setting.is_slim)
+    warm, steps = (0, 1) if bench.is_toy else (WARM_STEPS, STEPS)
+    num_tokens = (warm + steps + 12) * (setting.depth + 1) + 8
+    prompt = _prompt(bench, made, 1)
+    engine = made.engine(len(prompt) + num_tokens + 16, 8 if bench.is_toy else CHUNK, setting.is_replayed)
+    asked = request(prompt, num_tokens, setting.depth, RATES, made.shape.vocab)
+    cycle = measured(engine, asked, warm, steps, made.num_expert_layers)
+    del engine
+    bench.free_memory()
+    outcome = _judged(bench, made, setting, cycle)
+    facts = {} if cycle.hidden_share is None else {"host_share": cycle.hidden_share}
+    bench.report(
+        "M4", setting.name, ms=1e3 * cycle.seconds, experts_a_layer=cycle.experts, tokens_s=outcome.rate,
+        bound_tokens_s=outcome.bound, share_of_bound=outcome.share, all_layers_tokens_s=outcome.whole_rate,
+        warming_up_s=cycle.warming_up, **facts,
+    )  # fmt: skip
+    return outcome
+
+
+def _judged(bench: Bench, made: MadeModel, setting: Setting, cycle: Cycle) -> Outcome:
+    columns = SLIM_COLUMNS if setting.is_slim else None
+    nbytes, whole = (
+        cycle_nbytes(shape, cycle.context, setting.depth, cycle.experts, columns) for shape in (made.shape, made.whole)
+    )
+    tokens = tokens_per_cycle(RATES, setting.depth)
+    # What does not grow with layers takes as long as its bytes: a better path there would help the whole less.
+    fixed = matrix_nbytes(made.shape.output_type, made.shape.vocab, made.shape.hidden)
+    fixed += setting.depth * head_nbytes(made.shape, cycle.context, columns)
+    fixed_seconds = min(fixed / bench.bandwidth, cycle.seconds)
+    whole_seconds = fixed_seconds + (cycle.seconds - fixed_seconds) * (whole - fixed) / (nbytes - fixed)
+    bound = nbytes / bench.bandwidth
+    return Outcome(tokens / cycle.seconds, tokens / bound, tokens / whole_seconds, bound / cycle.seconds, cycle)
+
+
+def _judge(bench: Bench, outcomes: dict[Setting, Outcome], is_replayed: bool) -> None:
+    """Targets, of replayed passes where there are such."""
+    for is_shared in (False, True):
+        mine = {s: o for s, o in outcomes.items() if s.is_replayed == is_replayed and s.is_shared == is_shared}
+        kind = "shared" if is_shared else "random"
+        plain = next((outcome for setting, outcome in mine.items() if not setting.depth), None)
+        if plain is not None and not is_shared:
+            bench.report("M4", "plain", target="plain", value=plain.share)
+        drafted = {setting: outcome for setting, outcome in mine.items() if setting.depth}
+        if not drafted or plain is None:
+            continue
+        best = max(drafted, key=lambda setting: drafted[setting].rate)
+        outcome = drafted[best]
+        bench.report("M4", f"best, {kind}: {best.name}", target="cycle", value=outcome.share)
+        bench.report("M4", f"÷ plain, {kind}", target=f"ratio {kind}", value=outcome.rate / plain.rate)
+        bench.report("M4", f"÷ plain, {kind}, bound", target=f"ratio bound {kind}", value=outcome.bound / plain.bound)
+        if is_shared:
+            bench.report("M4", "tokens/s, all layers", target="speed shared", value=outcome.whole_rate)
+        if outcome.cycle.hidden_share is not None:
+            bench.report("M4", f"host, {kind}", target="host", value=outcome.cycle.hidden_share)
+
+
+def _same_texts(bench: Bench, made: MadeModel, is_replayed: bool) -> None:
+    """Rows alone, four at a time, and replayed: the model writes one text."""
+    made.share_experts(False)
+    prompt, num_tokens = _prompt(bench, made, 2)[:300], 2 if bench.is_toy else TEXT
+    texts: dict[str, list[int]] = {}
+    for replayed in (False, True) if is_replayed and not bench.is_toy else (False,):
+        for depth in (0,) if bench.is_toy else (0, len(RATES)):
+            engine = made.engine(len(prompt) + num_tokens + 16, 8 if bench.is_toy else CHUNK, replayed)
+            name = f"depth {depth}, {'replayed' if replayed else 'eager'}"
+            texts[name] = text(engine, prompt, num_tokens, depth, made.shape.vocab)
+    first = next(iter(texts.values()))
+    others = [name for name, ids in texts.items() if ids != first]
+    bench.report("M4", "texts that differ from plain, eager", names=", ".join(others) or "none", target="bits",
+                 value=float(len(others)))  # fmt: skip
