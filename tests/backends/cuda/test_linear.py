@@ -17,6 +17,7 @@ from backends.cuda.kernel_cases import (
     on_host,
     poisoned_memory,
 )
+from stepahead.backends.cuda.configs import linear_config
 from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.formats.fields import LEVELS, fields_of
 from stepahead.backends.cuda.formats.format import FORMATS, Scales
@@ -144,6 +145,15 @@ def test_parts_of_k_are_added_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = x.astype(np.float64) @ dequantize(data, QuantType.Q8_0).astype(np.float64).T
     np.testing.assert_allclose(on_host(many), exact, rtol=0, atol=1e-3 * np.abs(exact).max())
     np.testing.assert_allclose(on_host(few), on_host(many)[:2], rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("arch", [0, 80, 86, 89, 90, 100, 120])
+def test_few_and_many_rows_use_one_instruction(arch: int) -> None:
+    """64 rows of weights and more are another instruction than fewer on sm_90 and sm_100."""
+    for form in FORMATS.values():
+        for num_out in (96, 4096, 40960):
+            sizes = {linear_config(form, num_out, few, split, arch).outs >= 64 for few in (0, 1) for split in (0, 1)}
+            assert len(sizes) == 1 or arch not in (90, 100), (arch, form)
 
 
 def test_halves_of_hostile_rows() -> None:

@@ -29,7 +29,7 @@ def repack(launch: Launcher, raw: torch.Tensor, type: QuantType, width: int, rec
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "row_bytes", "width", "num_blocks"])
 def _repack(raw, records, num_rows, row_bytes, width, num_blocks, FORMAT: tl.constexpr, SOURCE: tl.constexpr):
     """One record a program."""
     block, tile = tl.program_id(0), tl.program_id(1)

@@ -37,7 +37,6 @@ EXPONENT = tl.constexpr(int(Scales.EXPONENT))
 NONE = tl.constexpr(int(Scales.NONE))
 NO_MINS = tl.constexpr(int(Mins.NONE))
 HALF_MINS = tl.constexpr(int(Mins.HALF))
-MAGIC = tl.constexpr(0x6400)  # the bits of the half 1024: below it, a code of 10 bits is 1024 + code
 SMALL = tl.constexpr(16384.0)  # weights are multiplied as codes times 2^-14, the smallest normal half
 
 
@@ -110,16 +109,18 @@ def _add_scaled_block(
         a = _weights(low, high, 0, FORMAT, BN, SPAN)
         b = _weights(low, high, 1, FORMAT, BN, SPAN)
         if SCALES != NONE:
-            a *= _whole_scale(record, rows, SPAN * span // GROUP, FORMAT)[:, None]
-            b *= _whole_scale(record, rows, (64 + SPAN * span) // GROUP, FORMAT)[:, None]
+            scale_a, scale_b = _whole_scales(record, rows, 0, SPAN * span // GROUP, FORMAT)
+            a *= scale_a[:, None]
+            b *= scale_b[:, None]
         if IS_WIDE:  # the same products in the same order, with fewer of them waiting in registers
             xs = _inputs(x, x_offsets, mask, SPAN * span, SPAN, 2 * SPAN)
             part = tl.dot(_side_by_side(a, b, BN, SPAN), xs, part)
         c = _weights(low_after, high, 2, FORMAT, BN, SPAN)
         d = _weights(low_after, high, 3, FORMAT, BN, SPAN)
         if SCALES != NONE:
-            c *= _whole_scale(record, rows, (128 + SPAN * span) // GROUP, FORMAT)[:, None]
-            d *= _whole_scale(record, rows, (192 + SPAN * span) // GROUP, FORMAT)[:, None]
+            scale_c, scale_d = _whole_scales(record, rows, 2, SPAN * span // GROUP, FORMAT)
+            c *= scale_c[:, None]
+            d *= scale_d[:, None]
         if IS_WIDE:
             xs = _inputs(x, x_offsets, mask, 128 + SPAN * span, SPAN, 2 * SPAN)
             part = tl.dot(_side_by_side(c, d, BN, SPAN), xs, part)
@@ -308,19 +309,37 @@ def _four_side_by_side(a, b, c, d, BN: tl.constexpr, SPAN: tl.constexpr):
 
 
 @triton.jit
-def _whole_scale(record, rows, group: tl.constexpr, FORMAT: tl.constexpr):
-    """(BN,) float16."""
+def _whole_scales(record, rows, chunk: tl.constexpr, group: tl.constexpr, FORMAT: tl.constexpr):
+    """Two (BN,) float16: of group number `group` in this chunk and in the next."""
+    GROUP: tl.constexpr = FORMAT.group
+    AT: tl.constexpr = FORMAT.scales_at
+    if GROUP == 32:  # a chunk has two, and both chunks have theirs in one word
+        pair = _bytes_as_halves(tl.load(record + (AT + 8 * chunk) + rows) >> (8 * group), FORMAT)
+        first = pair.to(tl.int16).to(tl.float16, bitcast=True)
+        second = (pair >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    else:  # a chunk has four, a word of its own
+        word = tl.load(record + (AT + 16 * chunk) + rows) >> (8 * group)
+        first = _bytes_as_halves(word, FORMAT).to(tl.int16).to(tl.float16, bitcast=True)
+        word = tl.load(record + (AT + 16 * chunk + 16) + rows) >> (8 * group)
+        second = _bytes_as_halves(word, FORMAT).to(tl.int16).to(tl.float16, bitcast=True)
     SCALES: tl.constexpr = FORMAT.scales
-    AT: tl.constexpr = FORMAT.scales_at + 16 * (group // 4)
-    SHIFT: tl.constexpr = 8 * (group % 4)
-    word = tl.load(record + AT + rows) >> SHIFT
+    ZERO: tl.constexpr = 1152.0 if SCALES == SIGNED else 1024.0
+    return first - ZERO, second - ZERO
+
+
+@triton.jit
+def _bytes_as_halves(words, FORMAT: tl.constexpr):
+    """The lowest byte of each half of the words (GROUP 16: of the lower half), as a half that is 1024 (SIGNED: 1152)
+    more."""
+    SCALES: tl.constexpr = FORMAT.scales
+    EACH: tl.constexpr = 0x10001 if FORMAT.group == 32 else 1
     if SCALES == NIBBLES:
-        scale = ((word & 15) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
+        halves = (words & (15 * EACH)) | (0x6400 * EACH)
     elif SCALES == SIGNED:
-        scale = (((word & 255) ^ 128) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1152.0
+        halves = ((words & (255 * EACH)) ^ (128 * EACH)) | (0x6400 * EACH)
     else:
-        scale = ((word & 255) | MAGIC).to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
-    return scale
+        halves = (words & (255 * EACH)) | (0x6400 * EACH)
+    return halves
 
 
 @triton.jit
