@@ -4,58 +4,14 @@ where the host has to choose after all."""
 import numpy as np
 import pytest
 
-from stepahead.backends.base import Ints, SampleRows
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.engine.params import Speculation
 from stepahead.gguf import GGUFFile
 from stepahead.models.registry import load_model
+from support.choosing_backend import Choosing
 from support.draft_runs import Runs, chain_of
 
 PROMPTS = tuple(tuple(np.random.default_rng(seed).integers(0, 250, 20 + seed).tolist()) for seed in range(3))
-
-
-class Chosen:
-    def __init__(self, backend: "Choosing", token_ids: Ints, leads: Ints) -> None:
-        self.backend, self.token_ids, self.leads = backend, token_ids, leads
-
-    def fetch(self) -> None:
-        pass
-
-    def ids(self) -> Ints:
-        self.backend.events.append("heard")
-        return self.token_ids
-
-    def margins(self) -> Ints:
-        return self.leads
-
-
-class Choosing(CpuBackend):
-    """Chooses greedily, and only at positions that `decides` names."""
-
-    can_sample = True
-
-    def __init__(self, decides) -> None:
-        super().__init__(threads=1)
-        self.decides = decides
-        self.remembered = np.full(256, -1, np.int32)
-        self.events: list[str] = []
-
-    def sample(self, logits, rows: SampleRows, ids: Ints | None) -> Chosen:
-        assert ids is None
-        values = self.download(logits)
-        second, best = np.sort(values, axis=1)[:, -2:].T
-        is_decided = np.array([self.decides(int(position)) for position in rows.positions])
-        is_decided &= rows.is_plain & (rows.temperatures == 0)
-        return Chosen(self, np.where(is_decided, values.argmax(axis=1), -1).astype(np.int32), best - second)
-
-    def remember(self, sampled: Chosen, first: int) -> None:
-        self.events.append("passed on")
-        self.remembered[first : first + len(sampled.token_ids)] = sampled.token_ids
-
-    def embed(self, table, ids: Ints):
-        known = ids.copy()
-        known[ids < 0] = np.maximum(self.remembered[-1 - ids[ids < 0]], 0)
-        return super().embed(table, known)
 
 
 def runs_of(path, backend: CpuBackend, speculation: Speculation, temperature: float = 0.0) -> Runs:
@@ -73,13 +29,13 @@ def run(runs: Runs, num_new: int = 24) -> tuple[list[list[int]], dict[tuple[int,
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_chain_drafts_what_single_passes_draft(model_path, depth: int) -> None:
     expected = run(runs_of(model_path("f32"), CpuBackend(threads=1), chain_of(depth)))
-    backend = Choosing(lambda position: True)
+    backend = Choosing()
     assert run(runs_of(model_path("f32"), backend, chain_of(depth))) == expected
     assert ("passed on" in backend.events) == (depth > 1)
 
 
 def test_nobody_waits_between_the_passes_of_a_chain(model_path) -> None:
-    backend = Choosing(lambda position: True)
+    backend = Choosing()
     runs = runs_of(model_path("f32"), backend, chain_of(3))
     runs.run(PROMPTS[0])
     events = "".join("," if event == "heard" else "p" for event in backend.events)

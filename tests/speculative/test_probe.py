@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from stepahead import LLM, SamplingParams
+from stepahead.backends.base import OwnMemory
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.gguf import GGUFFile
 from stepahead.models.registry import load_model
 from stepahead.speculative import probe
 from stepahead.speculative.probe import KV_ROWS, ROWS, Pass, Sample, ascending, measure
+from support.choosing_backend import Choosing
 
 
 def load(path, heads=True):
@@ -155,3 +157,18 @@ def test_experts_are_counted_where_there_are_any(model_path):
     seed = measure(model, model.backend, "f16")
     assert seed.num_experts[0] == 2 * num_moe
     assert 2 * num_moe < seed.num_experts[-1] <= 8 * num_moe
+
+
+def test_where_the_backend_chooses_its_tokens_are_what_a_pass_is_for(model_path) -> None:
+    """And where kernels are compiled first, for a memory of its own, the first run of each pass is not timed."""
+
+    class Device(Choosing):
+        own_memory = OwnMemory("device", None)
+
+    file = GGUFFile.open(model_path("f32"))
+    runs: list[int] = []
+    for backend in (Choosing(), Device()):
+        check(measure(load_model(file, backend, file), backend, "f32", seconds=0.0), 3)
+        runs.append(backend.events.count("heard"))
+    assert runs[0] > 0
+    assert runs[1] == 2 * runs[0]

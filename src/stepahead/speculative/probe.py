@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from stepahead.backends.base import BLOCK_SIZE, Backend, Ints
+from stepahead.backends.base import BLOCK_SIZE, Backend, Ints, SampleRows
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.engine.runner import never_interrupt
 from stepahead.machine import major_faults
@@ -49,7 +49,7 @@ class Pass:
 @dataclass(frozen=True, slots=True)
 class Sample:
     ms: float
-    is_cold: bool  # weights were read from the disk, which happens once
+    is_cold: bool  # weights were read from the disk, or kernels compiled and recorded, which happens once
 
 
 def measure(
@@ -120,17 +120,30 @@ class _Bench:
         self._token_ids = np.random.default_rng(0).integers(0, model.vocab_size, BLOCK_SIZE, dtype=np.int32)
         self._hidden = backend.zeros(BLOCK_SIZE, model.hidden_size)
         self.num_experts: dict[Pass, int] = {}
+        self._has_own_memory = backend.own_memory is not None
 
     def run(self, one: Pass) -> Sample:
-        """A pass, its logits brought to the host as whoever chooses a token needs them."""
+        """A pass, its logits brought to the host as whoever chooses a token needs them, or the tokens if the backend
+        does."""
+        is_first = one not in self.num_experts
         faults, started = major_faults(), time.perf_counter()
         self._backend.begin_step()
         output = self._draft(one) if one.kind in ("head", "kv") else self._trunk(one)
         if output.logits is not None:
-            self._backend.download(output.logits)
+            self._choose(output)
         milliseconds = 1e3 * (time.perf_counter() - started)
         self.num_experts[one] = max(self._backend.routed_experts(), default=0)
-        return Sample(milliseconds, is_cold=major_faults() > faults)
+        return Sample(milliseconds, is_cold=major_faults() > faults or (is_first and self._has_own_memory))
+
+    def _choose(self, output: ForwardOutput) -> None:
+        assert output.logits is not None
+        if not self._backend.can_sample:
+            self._backend.download(output.logits)
+            return
+        sampled = output.sampled or self._backend.sample(
+            output.logits, _greedy(output.logits.shape[0]), output.logit_ids
+        )
+        sampled.ids()
 
     def _trunk(self, one: Pass) -> ForwardOutput:
         groups = [number for number, spec in enumerate(self._model.kv_specs) if not spec.is_draft]
@@ -159,7 +172,16 @@ class _Bench:
             for number, spec in enumerate(self._model.kv_specs)
         )
         positions = np.arange(len(token_ids), dtype=np.int32)
-        return ForwardBatch(token_ids, positions, attention, logit_rows, output_rows)
+        sample = _greedy(len(logit_rows)) if self._backend.can_sample else None
+        return ForwardBatch(token_ids, positions, attention, logit_rows, output_rows, sample)
+
+
+def _greedy(count: int) -> SampleRows:
+    zeros = np.zeros(count, np.int32)
+    floats = zeros.astype(np.float64)
+    return SampleRows(
+        zeros.astype(np.uint64), zeros.astype(np.int64), floats, zeros, floats + 1.0, floats, np.ones(count, np.bool_)
+    )
 
 
 def _seed(times: Times, num_experts: dict[Pass, int], num_heads: int) -> CostSeed:

@@ -21,6 +21,7 @@ from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.gguf import GGUFFile, QuantType
+from stepahead.models.draft_vocab import DraftVocab, ShortOutput, all_ids
 from stepahead.models.model import ForwardBatch, ForwardOutput
 from stepahead.models.registry import load_model
 from support.random_step35 import Shape
@@ -184,6 +185,31 @@ def test_tokens_are_chosen_in_the_replay(twins: Twins) -> None:
         assert replayed.sampled.ids().tolist() == expected.ids().tolist()
         assert replayed.sampled.margins().tobytes() == expected.margins().tobytes()
         assert (replayed.sampled.ids() >= 0).tolist() == [number == 0, True]
+
+
+def test_a_shortlist_that_changes(twins: Twins) -> None:
+    """Its products come behind the replay, with the ids that it has then."""
+    model, backend = twins.model, twins.backend
+    file, name = model.draft_outputs[0]
+    rows = file.data(name).reshape(model.vocab_size, -1)
+    frequent = np.arange(0, 48, 3, dtype=np.int32)
+    matrix = backend.load_matrix(rows[frequent].copy(), file.tensors[name].type, (len(frequent), model.hidden_size))
+    output = ShortOutput(matrix, rows, file.tensors[name].type)
+    twins.replayed.draft_vocab = DraftVocab(backend, frequent, [output], [0, 0])
+    sample = SampleRows(
+        np.zeros(1, np.uint64), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int32), np.ones(1), np.zeros(1),
+        np.ones(1, np.bool_),
+    )  # fmt: skip
+    for number, seen in enumerate(([], [310, 7])):
+        model.draft_vocab.note(seen)
+        eager, replayed = twins.head(0, [(40, 3, (2,))], seed=number, logits=[2], sample=sample)
+        twins.assert_same(eager, replayed)
+        assert replayed.logit_ids.tolist() == eager.logit_ids.tolist()
+        assert set(replayed.logit_ids.tolist()) == {*frequent.tolist(), *seen}
+        best = int(backend.download(eager.logits)[0].argmax())
+        assert replayed.sampled.ids().tolist() == [eager.logit_ids[best]]
+    with all_ids(twins.replayed):
+        twins.assert_same(*twins.head(0, [(40, 3, (2,))], logits=[2]))
 
 
 def test_tokens_that_the_host_has_not_heard_of(twins: Twins) -> None:
