@@ -125,6 +125,19 @@ class SampleRows:
     min_p: npt.NDArray[np.float64]
     is_plain: npt.NDArray[np.bool_]  # False: more than these decide, and the host chooses
 
+    @classmethod
+    def greedy(cls, count: int) -> "SampleRows":
+        """The likeliest token of each of so many rows."""
+        return cls(
+            seeds=np.zeros(count, np.uint64),
+            positions=np.zeros(count, np.int64),
+            temperatures=np.zeros(count, np.float64),
+            top_k=np.zeros(count, np.int32),
+            top_p=np.ones(count, np.float64),
+            min_p=np.zeros(count, np.float64),
+            is_plain=np.ones(count, np.bool_),
+        )
+
 
 class SampledRows(Protocol):
     """Opaque: the tokens chosen of a pass, on the device until someone asks."""

@@ -80,6 +80,9 @@ class ModelRunner:
             backend.new_kv(num_blocks[layer.kv_group], layer.num_kv_heads, layer.head_dim, kv_type)
             for layer in model.layers
         )
+        prepare = getattr(model, "prepare", None)  # what can be done before the first request; most models can nothing
+        if prepare is not None:
+            prepare(kv)
         return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, sizes.cache_nbytes)
 
     def new_prefix_cache(self) -> PrefixCache:

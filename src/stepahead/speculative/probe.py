@@ -141,7 +141,7 @@ class _Bench:
             self._backend.download(output.logits)
             return
         sampled = output.sampled or self._backend.sample(
-            output.logits, _greedy(output.logits.shape[0]), output.logit_ids
+            output.logits, SampleRows.greedy(output.logits.shape[0]), output.logit_ids
         )
         sampled.ids()
 
@@ -172,16 +172,8 @@ class _Bench:
             for number, spec in enumerate(self._model.kv_specs)
         )
         positions = np.arange(len(token_ids), dtype=np.int32)
-        sample = _greedy(len(logit_rows)) if self._backend.can_sample else None
+        sample = SampleRows.greedy(len(logit_rows)) if self._backend.can_sample else None
         return ForwardBatch(token_ids, positions, attention, logit_rows, output_rows, sample)
-
-
-def _greedy(count: int) -> SampleRows:
-    zeros = np.zeros(count, np.int32)
-    floats = zeros.astype(np.float64)
-    return SampleRows(
-        zeros.astype(np.uint64), zeros.astype(np.int64), floats, zeros, floats + 1.0, floats, np.ones(count, np.bool_)
-    )
 
 
 def _seed(times: Times, num_experts: dict[Pass, int], num_heads: int) -> CostSeed:

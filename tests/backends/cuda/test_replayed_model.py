@@ -148,8 +148,8 @@ def test_a_head_of_so_many_rows(twins: Twins, num_rows: int) -> None:
 
 
 def test_a_table_that_grows_past_what_was_recorded(twins: Twins) -> None:
-    table = tuple(range(18))
-    for seed, (start, num_recorded) in enumerate(((16 * BLOCK_SIZE - 3, 1), (16 * BLOCK_SIZE - 1, 2))):
+    table = tuple(number % NUM_BLOCKS for number in range(34))
+    for seed, (start, num_recorded) in enumerate(((32 * BLOCK_SIZE - 3, 1), (32 * BLOCK_SIZE - 1, 2))):
         end = (start + 1) // BLOCK_SIZE + 1
         twins.assert_same(*twins.head(1, [(start, 2, table[:end])], seed=seed, logits=[]))
         assert twins.replayed.num_recorded == num_recorded
@@ -196,10 +196,7 @@ def test_a_shortlist_that_changes(twins: Twins) -> None:
     matrix = backend.load_matrix(rows[frequent].copy(), file.tensors[name].type, (len(frequent), model.hidden_size))
     output = ShortOutput(matrix, rows, file.tensors[name].type)
     twins.replayed.draft_vocab = DraftVocab(backend, frequent, [output], [0, 0])
-    sample = SampleRows(
-        np.zeros(1, np.uint64), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int32), np.ones(1), np.zeros(1),
-        np.ones(1, np.bool_),
-    )  # fmt: skip
+    sample = SampleRows.greedy(1)
     for number, seen in enumerate(([], [310, 7])):
         model.draft_vocab.note(seen)
         eager, replayed = twins.head(0, [(40, 3, (2,))], seed=number, logits=[2], sample=sample)
@@ -229,6 +226,17 @@ def test_tokens_that_the_host_has_not_heard_of(twins: Twins) -> None:
     assert twins.replayed.num_recorded == 2  # one for each keys and values
     undecided = backend.embed(twins.model.token_embd, np.array([-8], np.int32))
     assert np.isfinite(backend.download(undecided)).all()
+
+
+def test_what_was_recorded_ahead_is_what_comes(twins: Twins) -> None:
+    """Nothing is written by it."""
+    before = [plane.clone() for blocks in twins.other_kv for plane in blocks.planes]
+    twins.replayed.record_ahead(1, 2, twins.other_kv)
+    for plane, copy in zip((plane for blocks in twins.other_kv for plane in blocks.planes), before, strict=True):
+        assert torch.equal(plane, copy)
+    sample = SampleRows.greedy(1)
+    twins.assert_same(*twins.head(1, [(63, 2, (2, 4))], logits=[1], sample=sample))
+    assert twins.replayed.num_recorded == 1
 
 
 def test_a_pass_may_be_refused_before_it_begins(twins: Twins) -> None:
@@ -279,10 +287,7 @@ def test_nothing_but_launches_and_views_is_recorded(twins: Twins, monkeypatch: p
 
     monkeypatch.setattr(Launch, "__call__", launch)
     monkeypatch.setattr(twins.replayed, "_record", record)
-    rows = SampleRows(
-        np.zeros(2, np.uint64), np.zeros(2, np.int64), np.zeros(2), np.zeros(2, np.int32), np.ones(2), np.zeros(2),
-        np.ones(2, np.bool_),
-    )  # fmt: skip
+    rows = SampleRows.greedy(2)
     twins.replayed.forward(twins.batch(None, [(40, 2, (2,))], sample=rows), twins.kv, go_on)
     twins.replayed.draft_forward(0, twins.batch(0, [(40, 2, (2,))]), twins.hidden_rows(2), twins.kv, go_on)
     assert computing.found == []

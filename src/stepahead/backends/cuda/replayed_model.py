@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from stepahead.backends.base import Ints, KVBlocks
+import numpy as np
+
+from stepahead.backends.base import AttentionRows, Ints, KVBlocks, SampleRows
 from stepahead.backends.cuda.kernels.pad_rows import pad_rows
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.replay import new_recorder
-from stepahead.backends.cuda.replayed_pass import Kind, Outputs, ReplayedPass, StaticTables
+from stepahead.backends.cuda.replayed_pass import NO_ROW, Kind, Outputs, ReplayedPass, StaticTables
 from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.sampling import SampledRows, SampleInputs
 from stepahead.models.draft_vocab import DraftVocab
@@ -24,8 +26,14 @@ NUM_ROWS = (1, 2, 3, 4, 5, 8, 12, 16)
 """Rows that passes are recorded for; others are padded to the next. More are launched one by one."""
 
 MAX_ROWS = NUM_ROWS[-1]
-WIDTHS = (16, 64, 256, 1024, 4096)
-"""Of block tables, in blocks of 64 positions: a longer text has its passes recorded anew."""
+WIDTHS = (32, 128, 512, 2048, 4096)
+"""Of block tables, in blocks of 64 positions: a longer text has its passes recorded anew. Nothing is read of what is
+too wide; but there is a program for each split that it could hold, and memory for what it gives."""
+
+TRUNK_ROWS = (8, 5, 4, 3, 2, 1)
+HEAD_ROWS = (4, 3, 2, 1)
+"""What one text is decoded with, and some side by side: recorded ahead, the most first, so that the others find memory
+to share."""
 
 
 class ReplayedModel:
@@ -54,6 +62,24 @@ class ReplayedModel:
     @property
     def num_recorded(self) -> int:
         return sum(len(passes) for passes in self._passes.values())
+
+    def prepare(self, kv: Sequence[KVBlocks]) -> None:
+        """Record what is most likely needed before somebody waits for it. No keys or values are written."""
+        if self._backend.device.is_interpreted:
+            return  # where it would take long, and recording takes no longer than launching
+        for count in TRUNK_ROWS:
+            self.record_ahead(None, count, kv)
+        for head in range(self._model.draft.num_heads if self._model.draft is not None else 0):
+            for count in HEAD_ROWS:
+                self.record_ahead(head, count, kv)
+
+    def record_ahead(self, head: int | None, num_rows: int, kv: Sequence[KVBlocks]) -> None:
+        """A pass of so many rows that choose tokens: of the trunk all, of a head the last."""
+        batch = _nobody(self._model, head, num_rows)
+        kind = self._kind(head, batch)
+        assert kind is not None
+        self._backend.begin_step()
+        self._run(kind, batch, kv, None if head is None else self._backend.zeros(num_rows, self._model.hidden_size))
 
     def forward(self, batch: ForwardBatch, kv: Sequence[KVBlocks], checkpoint: Checkpoint) -> ForwardOutput:
         kind = self._kind(None, batch)
@@ -161,6 +187,19 @@ class ReplayedModel:
             inputs = SampleInputs(batch.sample, self._backend.arrays)
             sampled = sample(self._backend.launch, _values(logits), inputs, self._shortlist[1])
         return ForwardOutput(logits, hidden, ids, sampled)
+
+
+def _nobody(model: Model, head: int | None, num_rows: int) -> ForwardBatch:
+    """Rows of no sequence."""
+    zeros, none = np.zeros(num_rows, np.int32), np.full(num_rows, NO_ROW, np.int32)
+    rows = AttentionRows(zeros, zeros, none, np.full((1, 1), NO_ROW, np.int32), none)
+    own = None if head is None or model.draft is None else model.layers[model.draft.layers[head]].kv_group
+    attention = tuple(
+        rows if (not spec.is_draft if own is None else group == own) else None
+        for group, spec in enumerate(model.kv_specs)
+    )
+    logit_rows = np.arange(num_rows if head is None else 1, dtype=np.int32)
+    return ForwardBatch(zeros, zeros, attention, logit_rows, sample=SampleRows.greedy(len(logit_rows)))
 
 
 def _values(x: Any) -> Any:
