@@ -12,7 +12,9 @@ from stepahead.backends.cuda.launch import Launcher
 LANES = 128
 """Of a sum along a row: element k belongs to lane k mod 128."""
 
-STEPS = 4  # of all lanes, whose loads are on the way together
+FEW, MANY = (1, 4, 16), (8, 8, 4)
+"""Rows and outputs of a program, and steps of all lanes whose loads are on the way together: what waits for memory, so
+little is computed with it. None of the three changes a bit."""
 
 
 def linear_float(launch: Launcher, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -20,9 +22,9 @@ def linear_float(launch: Launcher, x: torch.Tensor, weights: torch.Tensor) -> to
     (num_rows, width), num_out = x.shape, weights.shape[0]
     y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.device)
     if x.device.type == INTERPRETED:
-        rows, outs = 16, 64  # the interpreter takes its time by the program
+        rows, outs, steps = 16, 64, 4  # the interpreter takes its time by the program
     else:
-        rows, outs = (1, 4) if num_rows <= FEW_ROWS else (8, 8)
+        rows, outs, steps = FEW if num_rows <= FEW_ROWS else MANY
     launch(
         _linear_float,
         (triton.cdiv(num_rows, rows), triton.cdiv(num_out, outs)),
@@ -35,7 +37,7 @@ def linear_float(launch: Launcher, x: torch.Tensor, weights: torch.Tensor) -> to
         BN=outs,
         R=rows,
         LANES=LANES,
-        STEPS=STEPS,
+        STEPS=steps,
     )
     return y
 
@@ -103,9 +105,9 @@ def compile_cases() -> tuple[CompileCase, ...]:
             name=f"linear_float {outs}x{rows} of 4096",
             kernel=_linear_float,
             types=types,
-            constexprs={"WIDTH": 4096, "BN": outs, "R": rows, "LANES": LANES, "STEPS": STEPS},
+            constexprs={"WIDTH": 4096, "BN": outs, "R": rows, "LANES": LANES, "STEPS": steps},
             has_wide_loads=True,
             max_registers=255,
         )
-        for rows, outs in ((1, 4), (8, 8))
+        for rows, outs, steps in (FEW, MANY)
     )
