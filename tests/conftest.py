@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares: random models, written once a session."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the tests measure and repack is no business of whoever runs them, nor is what runs the tests of theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEPAHEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("STEPAHEAD_DEVICE", "cpu")  # where no test says otherwise
+        if os.environ.get("TRITON_INTERPRET") != "0":  # that is make test-cuda
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
         yield
 
 

@@ -30,11 +30,6 @@ class OwnMemoryBackend(CpuBackend):
         self.loaded += 1
 
 
-@pytest.fixture(autouse=True)
-def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("STEPAHEAD_DEVICE")
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> type[OwnMemoryBackend]:
     """There is one, it seems."""
@@ -87,11 +82,6 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(opening, "is_gpu_there", lambda: False)
     devices = {"auto": "cpu", "cpu": "cpu", "reference": "reference", "cuda": "cuda:0", "cuda:3": "cuda:3"}
     assert {asked: opening.decide_device(asked) for asked in devices} == devices
-    monkeypatch.setenv("STEPAHEAD_DEVICE", "cuda:2")
-    assert {asked: opening.decide_device(asked) for asked in devices} == devices | {"auto": "cuda:2"}
-    monkeypatch.setenv("STEPAHEAD_DEVICE", "tpu")
-    with pytest.raises(ConfigError, match="device='tpu' is unknown"):
-        opening.decide_device("auto")
 
 
 def test_a_machine_without_a_driver_is_not_asked_further(monkeypatch: pytest.MonkeyPatch) -> None:

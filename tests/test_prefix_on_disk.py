@@ -75,7 +75,7 @@ def test_turns_over_restarts(load):
 def test_other_models_and_types_find_nothing(load):
     with load() as first:
         answer(first, TEXT)
-    for settings in ({"kv_type": "f32"}, {"model": "q8_0"}, {"backend": "reference"}, {"mtp": "off"}):
+    for settings in ({"kv_type": "f32"}, {"model": "q8_0"}, {"device": "reference"}, {"mtp": "off"}):
         with load(**settings) as other:
             speculation = Speculation("off") if settings.get("mtp") else DRAFTING
             other.generate(TEXT[:600], PARAMS, speculation)

@@ -4,7 +4,6 @@ what is wrong."""
 import json
 import logging
 import math
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,14 +33,11 @@ from stepahead.tokenizer import Tokenizer
 log = logging.getLogger("stepahead")
 
 AUTO = "auto"
-VARIABLE = "STEPAHEAD_DEVICE"
 
 
 def decide_device(device: str) -> str:
-    """ "cpu", "cuda:N" or "reference": what "auto" and "cuda" mean here; STEPAHEAD_DEVICE says what "auto" does. No
-    GPU's library is loaded where there is no GPU."""
-    if device == AUTO:
-        device = EngineConfig(device=os.environ.get(VARIABLE, AUTO)).device
+    """ "cpu", "cuda:N" or "reference": what "auto" and "cuda" mean here. No GPU's library is loaded where there is no
+    GPU."""
     if device == AUTO:
         return "cuda:0" if is_gpu_there() else "cpu"
     return "cuda:0" if device == "cuda" else device

@@ -38,11 +38,11 @@ UNKNOWN = {
 
 
 def load(path: Path) -> None:
-    LLM(path, backend="reference", context_length=64)
+    LLM(path, device="reference", context_length=64)
 
 
 def load_without_heads(path: Path) -> None:
-    LLM(path, mtp="off", backend="reference", context_length=64)
+    LLM(path, mtp="off", device="reference", context_length=64)
 
 
 def plan(path: Path) -> None:
@@ -112,7 +112,7 @@ def test_unknown_tensors(tmp_path: Path, name: str) -> None:
 
 
 def load_pair(trunk: Path, heads: Path) -> None:
-    LLM(trunk, mtp=heads, backend="reference", context_length=64)
+    LLM(trunk, mtp=heads, device="reference", context_length=64)
 
 
 def test_heads_that_are_not_wanted_may_be_strange(tmp_path: Path) -> None:

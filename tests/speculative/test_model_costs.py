@@ -39,7 +39,7 @@ OTHERS = {
     "without heads": {"mtp": "off"},
     "threads": {"threads": 2},
     "keys": {"kv_type": "f32"},
-    "backend": {"backend": "reference"},
+    "device": {"device": "reference"},
     "shortlist": {"draft_vocab": 64},
     "heads' type": {"draft_type": "Q8_0"},
 }

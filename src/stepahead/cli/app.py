@@ -77,9 +77,8 @@ def _root(
       stepahead run model.gguf -p "def quicksort(xs):"
       stepahead inspect model.gguf
 
-    Environment: STEPAHEAD_ISA (scalar, avx2, avx512, neon, neon_dotprod), STEPAHEAD_THREADS,
-    STEPAHEAD_DEVICE (what --device auto is), STEPAHEAD_LOG (debug, info, warning, error), STEPAHEAD_CACHE (a folder).
-    NO_COLOR is respected.
+    Environment: STEPAHEAD_ISA (scalar, avx2, avx512, neon, neon_dotprod), STEPAHEAD_THREADS, STEPAHEAD_LOG (debug,
+    info, warning, error), STEPAHEAD_CACHE (a folder). NO_COLOR is respected.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
