@@ -70,6 +70,7 @@ class ToyKV:
 class ToyBackend:
     name = "toy"
     can_sample = False
+    can_share = False
 
     def new_kv(self, num_blocks, num_kv_heads, head_dim, kv_type):
         return ToyKV(num_blocks)

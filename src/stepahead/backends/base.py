@@ -155,6 +155,16 @@ class SampledRows(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedExpert:
+    """One that every row goes to. The matrices are what `load_matrix` gave."""
+
+    gate: Any  # (width, in)
+    up: Any
+    down: Any  # (in, width)
+    limit: float
+
+
 class Routing(Protocol):
     """Opaque: for each row top_k expert ids, ascending, and their weights."""
 
@@ -330,10 +340,21 @@ class Backend(Protocol):
         max(sum, 6.103515625e-5) if normalize, times scale (0: unscaled). Spec §2, MoE layer."""
         ...
 
+    can_share: bool
+    """False: a shared expert is left to the ops that it is made of."""
+
     def moe_ffn(
-        self, x: Tensor, routing: Routing, gate: QuantMatrix, up: QuantMatrix, down: QuantMatrix, limit: float
+        self,
+        x: Tensor,
+        routing: Routing,
+        gate: QuantMatrix,
+        up: QuantMatrix,
+        down: QuantMatrix,
+        limit: float,
+        shared: SharedExpert | None = None,
     ) -> Tensor:
-        """Sum over a row's experts, in ascending id, of weight * down(swiglu(gate(x), up(x)))."""
+        """Sum over a row's experts, in ascending id, of weight * down(swiglu(gate(x), up(x))); plus, if given, that of
+        the shared expert. One is only given to a backend that can."""
         ...
 
     # --- choice ---

@@ -7,7 +7,17 @@ a request or a device.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepahead.backends.base import AttentionRows, Backend, Ints, KVBlocks, QuantMatrix, Rope, RopeTable, Tensor
+from stepahead.backends.base import (
+    AttentionRows,
+    Backend,
+    Ints,
+    KVBlocks,
+    QuantMatrix,
+    Rope,
+    RopeTable,
+    SharedExpert,
+    Tensor,
+)
 from stepahead.models.model import LayerSpec
 from stepahead.models.weights import Weights
 
@@ -211,7 +221,11 @@ class MoE:
         routing = backend.moe_route(
             logits, self.exp_probs_b, self.router.top_k, self.router.normalize, self.router.scale
         )
-        routed = backend.moe_ffn(x, routing, self.ffn_gate_exps, self.ffn_up_exps, self.ffn_down_exps, limit)
+        experts = self.ffn_gate_exps, self.ffn_up_exps, self.ffn_down_exps
+        if self.shared is not None and backend.can_share:
+            shared = SharedExpert(self.shared.gate, self.shared.up, self.shared.down, shared_limit)
+            return backend.moe_ffn(x, routing, *experts, limit, shared)
+        routed = backend.moe_ffn(x, routing, *experts, limit)
         if self.shared is None:
             return routed
         return backend.add(routed, self.shared(backend, x, shared_limit))

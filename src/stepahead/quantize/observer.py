@@ -50,7 +50,7 @@ class ObservingBackend(CpuBackend):
         return super().linear_many(x, matrices)
 
     def moe_ffn(
-        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float
+        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float, shared: None = None
     ) -> _native.Buffer:
         return self._moe_ffn_by_expert(x, routing, gate, up, down, limit)
 

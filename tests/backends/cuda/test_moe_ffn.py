@@ -8,17 +8,19 @@ pytest.importorskip("triton")
 import torch
 from kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal, on_device, on_host, poisoned_memory
 
+from stepahead.backends.base import SharedExpert
 from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.formats.pack import pack
-from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, SharedExpert
+from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, rides_along
 from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
+from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.reference.ops import ReferenceBackend, ReferenceRouting
@@ -208,7 +210,7 @@ def test_a_shared_expert_rides_along(types, rows):
     gate, up, down = (both(types[i], 3, *[(32, 64), (64, 32)][i // 2], seed=i)[0] for i in range(3))
     other = [both(types[i], 1, *[(32, 64), (64, 32)][i // 2], seed=3 + i)[0] for i in range(3)]
     shared = SharedExpert(*(CudaMatrix(matrix.data, matrix.type, matrix.shape[1:]) for matrix in other), 1.5)
-    assert shared.rides_along(gate, up, down)
+    assert rides_along(shared, gate, up, down)
     routing = routing_of(some_ids(rows, 3, 2), rng.random((rows, 2), np.float32))
     only = routing_of(np.zeros((rows, 1)), np.ones((rows, 1), np.float32))
     values, residual = normal(rng, rows, 64), on_device(normal(rng, rows, 64))
@@ -225,7 +227,7 @@ def test_what_rides_along_has_the_types_and_shapes_of_the_others():
     same, narrow, half = (both(*of)[0] for of in ((F32, 1, 32, 64), (F32, 1, 16, 64), (F16, 1, 32, 64)))
     last = CudaMatrix(down.data[:64], F32, (64, 32))
     ones = [CudaMatrix(matrix.data, matrix.type, matrix.shape[1:]) for matrix in (same, narrow, half)]
-    assert [SharedExpert(one, one, last, 0.0).rides_along(gate, gate, down) for one in ones] == [True, False, False]
+    assert [rides_along(SharedExpert(one, one, last, 0.0), gate, gate, down) for one in ones] == [True, False, False]
 
 
 @pytest.mark.parametrize("rows", [2, 20])
@@ -245,3 +247,21 @@ def test_a_replay_computes_anew(rows):
     recording.replay()
     fresh = moe_ffn(LAUNCH, rows_of(values[1]), routings[1], gate, up, down, 0.0)
     assert_same_bits(on_host(out), on_host(fresh))
+
+
+@pytest.mark.parametrize("width", [32, 48])  # as wide as the others, and wider: in their launches, and in its own
+def test_the_backend_adds_a_shared_expert_of_any_width(width):
+    rng, backend = np.random.default_rng(10), CudaBackend()
+    routed = [both(F32, 3, *size, seed=i) for i, size in enumerate(((32, 64), (32, 64), (64, 32)))]
+    alone = [both(F32, 1, *size, seed=i) for i, size in enumerate(((width, 64), (width, 64), (64, width)))]
+    here = [CudaMatrix(matrix.data, F32, matrix.shape[1:]) for matrix, _ in alone]
+    theirs = [REFERENCE.load_matrix(matrix.data, F32, matrix.shape[1:]) for _, matrix in alone]
+    x, ids, weights = normal(rng, 3, 64), some_ids(3, 3, 2), rng.random((3, 2), np.float32)
+    with np.errstate(all="ignore"):
+        mine = backend.moe_ffn(
+            rows_of(x), routing_of(ids, weights), *(m for m, _ in routed), 2.0, SharedExpert(*here, 1.5)
+        )
+    expected = REFERENCE.moe_ffn(
+        x, ReferenceRouting(ids, weights), *(m for _, m in routed), 2.0, SharedExpert(*theirs, 1.5)
+    )
+    np.testing.assert_allclose(on_host(mine.values), expected, rtol=0, atol=1e-6 * np.abs(expected).max())

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stepahead.backends.base import AttentionRows, Rope
+from stepahead.backends.base import AttentionRows, Rope, SharedExpert
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.errors import BackendError
@@ -161,6 +161,16 @@ def test_moe_ffn_sums_its_experts(backend: ReferenceBackend) -> None:
             for e, weight in zip(routing.expert_ids[row], routing.weights[row], strict=True)
         )
         np.testing.assert_allclose(out[row], expected, atol=1e-5)
+
+
+def test_moe_ffn_adds_a_shared_expert(backend: ReferenceBackend) -> None:
+    x, sizes = normal(3, 8), ((6, 8), (6, 8), (8, 6))
+    routing = backend.moe_route(normal(3, 4), None, 2, normalize=True, scale=1.0)
+    routed = [matrix(backend, normal(4, *size)) for size in sizes]
+    gate, up, down = (matrix(backend, normal(*size)) for size in sizes)
+    out = backend.moe_ffn(x, routing, *routed, 0.0, SharedExpert(gate, up, down, 0.5))
+    alone = backend.linear(backend.swiglu(backend.linear(x, gate), backend.linear(x, up), 0.5), down)
+    np.testing.assert_array_equal(out, backend.moe_ffn(x, routing, *routed, 0.0) + alone)
 
 
 def test_argmax_takes_the_lowest_of_ties_and_never_nan(backend: ReferenceBackend) -> None:

@@ -75,6 +75,7 @@ class CpuBackend:
 
     name = "cpu"
     can_sample = False
+    can_share = False
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         self._context = _native.Context(resolve_threads(threads), resolve_isa(isa))
@@ -250,7 +251,7 @@ class CpuBackend:
         return self._context.moe_route(logits, bias, top_k, normalize, scale)
 
     def moe_ffn(
-        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float
+        self, x: Handle, routing: Handle, gate: Handle, up: Handle, down: Handle, limit: float, shared: None = None
     ) -> _native.Buffer:
         if gate.native is not None and up.native is not None and down.native is not None:
             return self._context.moe_ffn(x, routing, gate.native, up.native, down.native, limit)

@@ -23,6 +23,7 @@ from stepahead.backends.base import (
     Rope,
     SampledRows,
     SampleRows,
+    SharedExpert,
 )
 from stepahead.backends.cpu.threads import resolve_threads
 from stepahead.backends.cuda.checks import demand, demand_array, demand_same, demand_span, demand_within
@@ -35,6 +36,7 @@ from stepahead.backends.cuda.kernels.attention import attention
 from stepahead.backends.cuda.kernels.concat import concat
 from stepahead.backends.cuda.kernels.copy_rows import copy_rows
 from stepahead.backends.cuda.kernels.embed import embed
+from stepahead.backends.cuda.kernels.expert_tile import rides_along
 from stepahead.backends.cuda.kernels.gather_rows import gather_rows
 from stepahead.backends.cuda.kernels.head_gate import head_gate
 from stepahead.backends.cuda.kernels.kv_write import kv_write
@@ -67,6 +69,7 @@ class CudaBackend:
 
     name = "cuda"
     can_sample = True
+    can_share = True
 
     def __init__(self, index: int = 0, threads: int | None = None) -> None:
         """threads: of the CPU, that read weights. Raises BackendError where there is no such GPU."""
@@ -269,13 +272,25 @@ class CudaBackend:
         return moe_route(self.launch, logits.values, added, top_k, normalize, scale, page)
 
     def moe_ffn(
-        self, x: Rows, routing: Routing, gate: CudaMatrix, up: CudaMatrix, down: CudaMatrix, limit: float
+        self,
+        x: Rows,
+        routing: Routing,
+        gate: CudaMatrix,
+        up: CudaMatrix,
+        down: CudaMatrix,
+        limit: float,
+        shared: SharedExpert | None = None,
     ) -> Rows:
         demand(
             x.shape[0] == routing.num_rows and {len(m.shape) for m in (gate, up, down)} == {3},
             f"moe_ffn: x {x.shape}, routing {routing.shape}, gate {gate.shape}, down {down.shape}",
         )
-        return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
+        if shared is None or rides_along(shared, gate, up, down):
+            return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
+        routed = Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
+        g, u = self.linear_many(x, (shared.gate, shared.up))
+        hidden = self.swiglu(g, u, shared.limit)
+        return self.add(routed, self.linear(hidden, shared.down))
 
     # --- choice ---
 

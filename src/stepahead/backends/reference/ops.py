@@ -24,6 +24,7 @@ from stepahead.backends.base import (
     Rope,
     SampledRows,
     SampleRows,
+    SharedExpert,
 )
 from stepahead.backends.reference.activations import round_trip
 from stepahead.backends.reference.philox import Words, token_words
@@ -86,6 +87,7 @@ class ReferenceBackend:
 
     name = "reference"
     can_sample = False
+    can_share = True
 
     def __init__(self, int8_activations: bool = False) -> None:
         self.int8_activations = int8_activations
@@ -289,6 +291,7 @@ class ReferenceBackend:
         up: ReferenceMatrix,
         down: ReferenceMatrix,
         limit: float,
+        shared: SharedExpert | None = None,
     ) -> Floats:
         out = np.zeros((len(x), down.shape[1]), dtype=np.float32)
         for row, (ids, weights) in enumerate(zip(routing.expert_ids, routing.weights, strict=True)):
@@ -296,6 +299,10 @@ class ReferenceBackend:
                 g = self._contract(x[row : row + 1], gate.values()[expert], gate.type)
                 u = self._contract(x[row : row + 1], up.values()[expert], up.type)
                 out[row] += weight * self._contract(self.swiglu(g, u, limit), down.values()[expert], down.type)[0]
+        if shared is not None:
+            g, u = self.linear_many(x, (shared.gate, shared.up))
+            hidden = self.swiglu(g, u, shared.limit)
+            out += self.linear(hidden, shared.down)
         return out
 
     def token_words(self, seed: int, position: int, token_ids: npt.NDArray[np.int64]) -> Words:

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from stepahead.backends.base import SharedExpert
 from stepahead.backends.cuda.configs import FEW_ROWS, ExpertConfig, expert_config
 from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels.half_rows import half_rows
@@ -28,17 +29,10 @@ from stepahead.gguf.quants import QuantType
 STEP = tl.constexpr(32)  # inputs of plain weights that are multiplied at a time
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SharedExpert:
-    gate: CudaMatrix  # (width, in)
-    up: CudaMatrix
-    down: CudaMatrix
-    limit: float
-
-    def rides_along(self, gate: CudaMatrix, up: CudaMatrix, down: CudaMatrix) -> bool:
-        """Whether routed experts are of the same types and shapes."""
-        routed = [(matrix.type, matrix.shape[1:]) for matrix in (gate, up, down)]
-        return routed == [(matrix.type, matrix.shape) for matrix in (self.gate, self.up, self.down)]
+def rides_along(shared: SharedExpert, gate: CudaMatrix, up: CudaMatrix, down: CudaMatrix) -> bool:
+    """Whether the routed experts are of the same types and shapes."""
+    routed = [(matrix.type, matrix.shape[1:]) for matrix in (gate, up, down)]
+    return routed == [(matrix.type, matrix.shape) for matrix in (shared.gate, shared.up, shared.down)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from stepahead.backends.base import SharedExpert
 from stepahead.backends.cuda.compile_case import TARGETS, CompileCase
 from stepahead.backends.cuda.configs import FEW_ROWS, MANY_ROWS, expert_config
 from stepahead.backends.cuda.formats.format import FORMATS
@@ -11,7 +12,6 @@ from stepahead.backends.cuda.kernels.expert_tile import (
     NO_SPILLS,
     SOME_SPILLS,
     ExpertTiles,
-    SharedExpert,
     case_options,
     expert_and_results,
     expert_product,

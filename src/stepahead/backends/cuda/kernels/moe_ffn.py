@@ -2,7 +2,8 @@
 
 import torch
 
-from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, SharedExpert
+from stepahead.backends.base import SharedExpert
+from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, rides_along
 from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
@@ -24,7 +25,7 @@ def moe_ffn(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """residual + (a row's experts, weighted and added, + shared expert): (num_rows, width) float32."""
-    assert shared is None or shared.rides_along(gate, up, down)
+    assert shared is None or rides_along(shared, gate, up, down)
     tiles = ExpertTiles.of(launch, routing, gate.shape[0], shared is not None)
     hidden = moe_gate_up(launch, x, tiles, gate, up, limit, shared)
     outputs = moe_down(launch, hidden, tiles, down, shared)
