@@ -7,9 +7,9 @@ no arithmetic of torch's, no copies, no numbers that the host decides by.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -29,10 +29,11 @@ class Replay(Protocol):
 
 
 class Recorder(Protocol):
-    def record(self, function: Callable[[], Result]) -> tuple[Replay, Result]:
+    def record(self, function: Callable[[], Result], family: Hashable) -> tuple[Replay, Result]:
         """What `function` launches, and its result, which later replays write anew. It has run when this returns.
 
-        It may be called more than once, and must do the same each time.
+        It may be called more than once, and must do the same each time. family: those that share memory; a result
+        lasts until any of its family is replayed.
         """
         ...
 
@@ -43,25 +44,28 @@ class LaunchRecorder:
     def __init__(self, launch: Launcher) -> None:
         self._launch = launch
 
-    def record(self, function: Callable[[], Result]) -> tuple[Recording, Result]:
+    def record(self, function: Callable[[], Result], family: Hashable) -> tuple[Recording, Result]:
         with self._launch.record() as recording:
             result = function()
         return recording, result
 
 
 class GraphRecorder:
-    """Captures on a stream of its own, all graphs from one pool of memory, so that they share what is not a result.
+    """Captures on a stream of its own, a family of graphs from one pool of memory, and each pool on the same stream.
 
-    A pool is shared by graphs that are replayed one after the other, in any order; and only what was captured on the
-    same stream is handed on within it. Compiled kernels are kept by their functions, which are never let go.
+    What a graph needs on its way is used again by those captured after it, for their results too: so a replay may
+    write over the results of others that were captured from the same pool. Compiled kernels are kept by their
+    functions, which are never let go.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device.torch
         self._stream = torch.cuda.Stream(device.torch)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pools: dict[Hashable, Any] = {}
 
-    def record(self, function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    def record(self, function: Callable[[], Result], family: Hashable) -> tuple[torch.cuda.CUDAGraph, Result]:
+        if family not in self._pools:
+            self._pools[family] = torch.cuda.graph_pool_handle()
         computing = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(computing)
         with torch.cuda.stream(self._stream):
@@ -71,7 +75,7 @@ class GraphRecorder:
         # Other threads may use the device meanwhile: what they do is none of the capture's business.
         with (
             _without_garbage_collection(),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool=self._pools[family], stream=self._stream, capture_error_mode="thread_local"),
         ):
             result = function()
         computing.wait_stream(self._stream)

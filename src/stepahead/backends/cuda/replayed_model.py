@@ -1,8 +1,8 @@
 """A model whose passes of few rows are replayed instead of launched kernel by kernel.
 
 Launching takes the host longer than computing takes the device: some five hundred kernels a step. Implements `Model`
-around one; what it gives has the bits that the model itself gives, and is written anew by the next pass of its kind:
-whoever keeps hidden rows, logits or tokens beyond that copies them.
+around one; what it gives has the bits that the model itself gives, and is written over by the next pass of the trunk,
+or of the same head: whoever keeps hidden rows, logits or tokens beyond that copies them.
 """
 
 from collections.abc import Sequence
@@ -141,7 +141,7 @@ class ReplayedModel:
             assert one.hidden is not None
             pad_rows(backend.launch, hidden.values, one.hidden)
         if known is None:
-            one.keep(*self._recorder.record(lambda: self._record(one, kv)))
+            one.keep(*self._recorder.record(lambda: self._record(one, kv), family=kind.head))
             passes[kind] = one
         else:
             one.replay()
