@@ -217,9 +217,9 @@ def unstacked(acc, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     return tl.reshape(a, (BLOCK // 2, ROWS)), tl.reshape(b, (BLOCK // 2, ROWS))
 
 
-NO_SPILLS = ("sm_90", "sm_120", "gfx942")
-SOME_SPILLS = ("sm_80",)
-"""Compiled for it, tiles of 64 rows and programs of a shared expert keep up to 32 bytes a thread in memory."""
+NO_SPILLS = ("sm_90", "gfx942")
+SOME_SPILLS = ("sm_80", "sm_120")
+"""Compiled for them, tiles of 64 rows and programs of a shared expert keep up to 32 bytes a thread in memory."""
 
 
 def case_options(config: ExpertConfig, rows: int, has_shared: bool) -> dict[str, int]:

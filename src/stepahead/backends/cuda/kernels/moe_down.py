@@ -114,6 +114,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
             (QuantType.Q4_K, FEW_ROWS, False, 4, 5.0, ("sm_90",)),
             (QuantType.Q4_K, MANY_ROWS, False, 288, 5.0, ("sm_90",)),
             (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, NO_SPILLS),
+            (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, SOME_SPILLS),
             (QuantType.Q6_K, FEW_ROWS, False, 288, 5.0, ("sm_90",)),
         )
         for config in (expert_config(rows, 4096, num_tiles),)

@@ -148,6 +148,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
             (QuantType.Q4_K, MANY_ROWS, False, 288, 5.0, NO_SPILLS),
             (QuantType.Q4_K, MANY_ROWS, True, 288, 5.0, SOME_SPILLS),
             (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, NO_SPILLS),
+            (QuantType.Q4_K, FEW_ROWS, True, 288, 4.5, SOME_SPILLS),
             (QuantType.Q6_K, FEW_ROWS, False, 288, 5.0, ("sm_90",)),
             (QuantType.Q8_0, FEW_ROWS, False, 288, 4.6, ("sm_90",)),
             (QuantType.F16, FEW_ROWS, False, 288, 0.0, ("sm_90",)),
