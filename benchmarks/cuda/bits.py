@@ -23,6 +23,13 @@ from stepahead.gguf import QuantType
 
 FEW = tuple(range(1, 17))
 MANY = (17, 32, 64, 128)
+SHAPES = ((2048, 4096), (1024, 12288))
+"""Of the second, K is summed in parts."""
+TOGETHER = (1024, 1024, 8192, 64)
+EXPERTS = (64, 8, 256, 1024)
+"""Number, top_k, width, inputs."""
+ATTENTION = (1200, 64, 8, 128)
+"""Keys, query heads, KV heads, width of a head."""
 FIRST = (QuantType.Q4_K, QuantType.Q6_K, QuantType.Q8_0, QuantType.F32)
 OutOf = Callable[[torch.Tensor], torch.Tensor]
 """From rows to rows, each by itself."""
@@ -31,6 +38,7 @@ OutOf = Callable[[torch.Tensor], torch.Tensor]
 def measure(bench: Bench) -> None:
     counts = (1, 3) if bench.is_toy else (*FEW, *MANY)
     _products(bench, FIRST[:1] if bench.is_toy else FIRST, counts)
+    _together(bench, counts[:1] if bench.is_toy else (1, 4, 16, 64))
     if bench.has_time("M1", "experts"):
         _experts(bench, counts[:2] if bench.is_toy else counts)
     for kv_type in ("f16",) if bench.is_toy else ("f16", "q8_0", "f32"):
@@ -44,11 +52,27 @@ def measure(bench: Bench) -> None:
 
 
 def _products(bench: Bench, types: Sequence[QuantType], counts: Sequence[int]) -> None:
-    shape = (32, 256) if bench.is_toy else (2048, 4096)
     for type in types:
-        if bench.has_time("M1", f"linear {type.name}"):
-            matrix = made_matrix(type, shape, bench.device)
-            _compare(bench, f"linear {type.name}", lambda x, m=matrix: _linear(bench, x, m), shape[1], counts)
+        shapes = ((32, 256),) if bench.is_toy else SHAPES if type is QuantType.Q4_K else SHAPES[:1]
+        for shape in shapes:
+            name = f"linear {type.name}, {shape[0]} x {shape[1]}"
+            if bench.has_time("M1", name):
+                matrix = made_matrix(type, shape, bench.device)
+                _compare(bench, name, lambda x, m=matrix: _linear(bench, x, m), shape[1], counts)
+
+
+def _together(bench: Bench, counts: Sequence[int]) -> None:
+    """Matrices that are multiplied in one call against the same one by one."""
+    width = 256 if bench.is_toy else SHAPES[0][1]
+    sizes = (32, 48) if bench.is_toy else TOGETHER
+    matrices = [made_matrix(QuantType.Q4_K, (size, width), bench.device) for size in sizes]
+    faults = []
+    for count in counts:
+        x = bench.rows(count, width, seed=11)
+        for size, matrix, made in zip(sizes, matrices, bench.backend.linear_many(x, matrices), strict=True):
+            if not same_bits(made.values, _linear(bench, x.values, matrix)):
+                faults.append(f"{size} outputs of {count} rows")
+    _say(bench, "linear_many Q4_K", faults)
 
 
 def _compare(bench: Bench, name: str, out_of: OutOf, width: int, counts: Sequence[int]) -> None:
@@ -86,7 +110,7 @@ def _linear(bench: Bench, x: torch.Tensor, matrix: object) -> torch.Tensor:
 
 def _experts(bench: Bench, counts: Sequence[int]) -> None:
     """Router, top-k, experts and their sum."""
-    experts, top_k, width, hidden = (4, 2, 32, 256) if bench.is_toy else (64, 8, 256, 1024)
+    experts, top_k, width, hidden = (4, 2, 32, 256) if bench.is_toy else EXPERTS
     router = made_matrix(QuantType.F32, (experts, hidden), bench.device)
     shapes = ((experts, width, hidden), (experts, width, hidden), (experts, hidden, width))
     gate, up, down = (made_matrix(QuantType.Q4_K, shape, bench.device) for shape in shapes)
@@ -102,7 +126,7 @@ def _experts(bench: Bench, counts: Sequence[int]) -> None:
 
 def _attention(bench: Bench, kv_type: str, counts: Sequence[int]) -> None:
     """The last rows of a text, alone and together; keys behind the text and in blocks of nobody are NaN."""
-    length, heads, kv_heads, head_dim = (130, 2, 1, 64) if bench.is_toy else (1200, 64, 8, 128)
+    length, heads, kv_heads, head_dim = (130, 2, 1, 64) if bench.is_toy else ATTENTION
     num_blocks = length // BLOCK_SIZE + 3
     kv = KVBlocks(num_blocks, kv_heads, head_dim, kv_type, bench.device)
     kv.keys.fill_(float("nan") if kv.keys.is_floating_point() else 77)  # values are numbers from the start
@@ -148,7 +172,7 @@ CONFIGS = ((64, 16, 1), (16, 16, 1), (32, 16, 1), (128, 16, 1), (64, 16, 3), (64
 
 def _dot_tiles(bench: Bench) -> None:
     """Of the dot alone, the corner of 16 outputs and 8 rows."""
-    width = 256 if bench.is_toy else 4096
+    width = 256 if bench.is_toy else SHAPES[0][1]
     w, x = (bench.rows(128, width, seed).values.half() for seed in (5, 6))
 
     def corner(case: tuple[int, int, int, int]) -> torch.Tensor:
@@ -162,7 +186,7 @@ def _dot_tiles(bench: Bench) -> None:
 
 def _product_tiles(bench: Bench) -> None:
     """Of the kernel that multiplies with packed weights: whatever its table of tiles says, it is given others."""
-    shape, num_rows = ((64, 256), 3) if bench.is_toy else ((2048, 4096), 128)
+    shape, num_rows = ((64, 256), 3) if bench.is_toy else (SHAPES[0], 128)
     x, matrix = bench.rows(num_rows, shape[1], seed=9).values, made_matrix(QuantType.Q4_K, shape, bench.device)
     configured = linear_module.linear_config
 

@@ -16,6 +16,8 @@ SAMPLED = SamplingParams(max_tokens=TOKENS, temperature=0.8, top_p=0.95, seed=5,
 def measure(bench: Bench) -> None:
     prompts, modes = (PROMPTS[:1], ("plain", "drafts")) if bench.is_toy else (PROMPTS, tuple(MODES))
     num_tokens = 2 if bench.is_toy else TOKENS
+    bench.made = None  # it takes nearly all of the memory
+    bench.free_memory()
     found = {}
     gpu = "cpu" if bench.is_toy else "cuda"  # in the interpreter four tokens take minutes
     for device in {gpu: None, "cpu": None}:

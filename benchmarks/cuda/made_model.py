@@ -123,6 +123,12 @@ class MadeModel:
                 for head in self._heads
             )
 
+    def num_launches(self, engine: Engine) -> int:
+        """Of the engine's next step, which must not replay."""
+        with self.backend.launch.record() as recording:
+            engine.step()
+        return len(recording.launches)
+
     def engine(self, context: int, chunk_tokens: int, is_replayed: bool) -> Engine:
         """For one sequence, with drafts as long as each request asks for."""
         model: Any = self.model

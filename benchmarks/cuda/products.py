@@ -1,6 +1,7 @@
 """M2: rows times quantised weights: how near to the memory's bandwidth, and what more rows cost."""
 
 from benchmarks.cuda.bench import Bench
+from benchmarks.cuda.byte_bounds import matrix_nbytes
 from benchmarks.cuda.made_weights import made_matrix
 from benchmarks.cuda.timing import Call
 from stepahead.backends.cuda.formats.format import FORMATS
@@ -12,6 +13,8 @@ SHAPES = ((14432, 4096), (4096, 12288), (16384, 8192))
 """(out, in): what a sliding layer's attention reads of a row, what it gives back, and one beyond every cache."""
 ROWS = (1, 2, 3, 4, 8, 16)
 FEW = 4
+TOGETHER = (1024, 1024, 12288, 96)
+"""Outputs of keys, values, queries and gates: the first of the shapes, in parts."""
 LARGE_BYTES = 64 << 20
 """From here on there are targets."""
 
@@ -23,6 +26,9 @@ def measure(bench: Bench) -> None:
             if bench.has_time("M2", f"{type.name} {shape}"):
                 _measure_type(bench, type, shape, ROWS[:4:3] if bench.is_toy else ROWS)
                 bench.free_memory()
+    if not bench.is_toy and bench.has_time("M2", "together"):
+        _measure_together(bench)
+        bench.free_memory()
     others = [type for type in FORMATS if type not in TYPES] + [QuantType.BF16, QuantType.F16, QuantType.F32]
     for type in others[:1] if bench.is_toy else others:
         if bench.has_time("M2", type.name):
@@ -55,6 +61,20 @@ def _measure_type(bench: Bench, type: QuantType, shape: tuple[int, int], rows: t
         ratio = times[str(FEW)] / times["1"]
         verdict = {"target": "gemv 4 to 1", "value": ratio} if is_asked else {}
         bench.report("M2", f"{type.name} {shape[0]} x {shape[1]}, 4 rows to 1", ratio=ratio, **verdict)
+
+
+def _measure_together(bench: Bench) -> None:
+    """What a sliding layer's attention multiplies its rows with, as the model asks for it."""
+    shapes = [(out, SHAPES[0][1]) for out in TOGETHER]
+    nbytes = sum(matrix_nbytes(QuantType.Q4_K, *shape) for shape in shapes)
+    sets = [[made_matrix(QuantType.Q4_K, shape, bench.device) for shape in shapes] for _ in range(bench.copies(nbytes))]
+    cases: dict[str, list[Call]] = {}
+    for count in ROWS[:4:3]:
+        x = bench.rows(count, SHAPES[0][1])
+        cases[str(count)] = [lambda x=x, matrices=matrices: bench.backend.linear_many(x, matrices) for matrices in sets]
+    for count, seconds in bench.timer.seconds(cases).items():
+        case = f"Q4_K keys, values, queries, gates, {count} rows"
+        bench.report("M2", case, us=1e6 * seconds, share=bench.share(nbytes, seconds))
 
 
 def _calls(bench: Bench, matrices: list[CudaMatrix], num_rows: int) -> list[Call]:

@@ -4,16 +4,18 @@ import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from benchmarks.cuda.bench import Bench
 from benchmarks.cuda.byte_bounds import SLIM_COLUMNS, cycle_nbytes, head_nbytes, matrix_nbytes, tokens_per_cycle
-from benchmarks.cuda.decoding import Cycle, measured, request, text
+from benchmarks.cuda.decoding import Cycle, measured, request, running, text
 from benchmarks.cuda.made_model import MadeModel, made_model
 
 RATES = (0.80, 0.60, 0.45)
 """Share of drafts whose first 1, 2, 3 tokens are right."""
 PROMPT, WARM_STEPS, STEPS, TEXT = 3800, 24, 48, 24  # within 64 blocks of keys, for which passes are recorded
 CHUNK = 2048
+PROFILED_STEPS, LISTED_KERNELS = 4, 24
 REPLAY = "stepahead.backends.cuda.replayed_model"
 
 
@@ -54,6 +56,16 @@ def measure(bench: Bench) -> None:
         if bench.has_time("M4", setting.name):
             outcomes[setting] = _outcome(bench, made, setting)
     _judge(bench, outcomes, is_replayed)
+    made.share_experts(False)
+    made.slim_heads(False)
+    for depth in (0,) if bench.is_toy else (0, len(RATES)):
+        if bench.has_time("M4", "launches"):
+            _count_launches(bench, made, depth, outcomes.get(Setting(is_replayed, depth=depth)))
+    if not bench.is_toy and bench.has_time("M4", "kernels"):
+        try:
+            _list_kernels(bench, made)
+        except Exception as error:  # there may be no profiler, and nothing else hangs on it
+            bench.report("M4", "kernels", skipped=f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
 
 def _settings(bench: Bench, is_replayed: bool) -> list[Setting]:
@@ -127,6 +139,36 @@ def _judge(bench: Bench, outcomes: dict[Setting, Outcome], is_replayed: bool) ->
             bench.report("M4", "tokens/s, all layers", target="speed shared", value=outcome.whole_rate)
         if outcome.cycle.hidden_share is not None:
             bench.report("M4", f"host, {kind}", target="host", value=outcome.cycle.hidden_share)
+
+
+def _count_launches(bench: Bench, made: MadeModel, depth: int, outcome: Outcome | None) -> None:
+    """And what each takes beyond its bytes, where the whole was measured."""
+    prompt = _prompt(bench, made, 3)[:200]
+    engine = made.engine(512, 8 if bench.is_toy else CHUNK, is_replayed=False)
+    with running(engine, request(prompt, 40, depth, RATES, made.shape.vocab)):
+        if not bench.is_toy:
+            engine.step()
+        count = made.num_launches(engine)
+    facts = (
+        {} if outcome is None else {"us_each_beyond_bytes": 1e6 * outcome.cycle.seconds * (1 - outcome.share) / count}
+    )
+    bench.report("M4", f"launches, {f'depth {depth}' if depth else 'plain'}", count=count, **facts)
+
+
+def _list_kernels(bench: Bench, made: MadeModel) -> None:
+    """Where the device's time goes in a plain step, as torch's profiler sees it."""
+    engine = made.engine(PROMPT + 64, CHUNK, is_replayed=False)
+    with running(engine, request(_prompt(bench, made, 4), 40, 0, RATES, made.shape.vocab)):
+        for _ in range(3):
+            engine.step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(PROFILED_STEPS):
+                engine.step()
+            torch.cuda.synchronize()
+    spent = sorted(profile.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+    for kernel in spent[:LISTED_KERNELS]:
+        count, us = kernel.count / PROFILED_STEPS, kernel.self_device_time_total / PROFILED_STEPS
+        bench.report("M4", f"kernel {kernel.key[:60]}", launches_a_step=count, us_a_step=us)
 
 
 def _same_texts(bench: Bench, made: MadeModel, is_replayed: bool) -> None:

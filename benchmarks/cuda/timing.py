@@ -4,9 +4,11 @@ Cases that are compared take turns, round by round, and of each the median count
 once, and its time means nothing.
 """
 
+import contextlib
+import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -23,6 +25,7 @@ class Timer:
     def __init__(self, is_interpreted: bool) -> None:
         self.is_interpreted = is_interpreted
         self.preparing = 0.0
+        self._stream: torch.cuda.Stream | None = None
 
     def seconds(self, cases: Mapping[str, Sequence[Call]], rounds: int = ROUNDS) -> dict[str, float]:
         """Of one call of each case; its calls differ in what they read, so that caches do not hold it."""
@@ -38,9 +41,8 @@ class Timer:
     def captured(self, calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
         """All calls one after the other, several times if they are few."""
         self.prepare(calls)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.graph(graph, stream=stream):
+        graph = torch.cuda.CUDAGraph()
+        with _no_collection(), torch.cuda.graph(graph, stream=self._stream):
             for number in range(_times(calls)):
                 calls[number % len(calls)]()
         return graph
@@ -48,9 +50,9 @@ class Timer:
     def prepare(self, calls: Sequence[Call]) -> None:
         """Run each once, on a stream of its own, as captures want it."""
         started = time.perf_counter()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for call in calls:
                 call()
         torch.cuda.synchronize()
@@ -77,6 +79,17 @@ def eager_seconds(call: Call, rounds: int = 3) -> float:
         torch.cuda.synchronize()
         found.append(_timed(call, torch.cuda.synchronize))
     return statistics.median(found)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Letting go of a module or of memory ends a capture."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _times(calls: Sequence[Call]) -> int:
