@@ -322,8 +322,13 @@ class Backend(Protocol):
         """Store (num_rows, num_kv_heads * head_dim) keys and values at rows.slots."""
         ...
 
-    def attention(self, q: Tensor, kv: KVBlocks, rows: AttentionRows, scale: float) -> Tensor:
-        """softmax(q k * scale) v over the keys each row sees; query head h reads KV head h // (heads / kv_heads)."""
+    def attention(
+        self, q: Tensor, kv: KVBlocks, rows: AttentionRows, scale: float, window: int | None = None
+    ) -> Tensor:
+        """softmax(q k * scale) v over the keys each row sees; query head h reads KV head h // (heads / kv_heads).
+
+        window: no row sees more keys, in this pass or a later one of the same layer. It may save time, and no bit.
+        """
         ...
 
     def head_gate(self, x: Tensor, gate: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class Meter:
     def kv_write(self, kv: MeterKV, k: Rows, v: Rows, rows: AttentionRows) -> None:
         pass
 
-    def attention(self, q: Rows, kv: MeterKV, rows: AttentionRows, scale: float) -> Rows:
+    def attention(self, q: Rows, kv: MeterKV, rows: AttentionRows, scale: float, window: int | None = None) -> Rows:
         made = self._like(q)
         num_rows, width = q.shape
         group = width // kv.head_dim // kv.num_kv_heads

@@ -144,7 +144,7 @@ class Attention:
         kv: KVBlocks,
     ) -> Tensor:
         q = backend.qk_norm_rope(q, self.attn_q_norm, eps, rope, spec.head_dim)
-        mixed = backend.attention(q, kv, rows, spec.head_dim**-0.5)
+        mixed = backend.attention(q, kv, rows, spec.head_dim**-0.5, spec.window)
         if gate:
             mixed = backend.head_gate(mixed, gate[0])
         return backend.linear(mixed, self.attn_output)

@@ -232,7 +232,9 @@ class CpuBackend:
         _check_array("kv_write: slots", rows.slots, np.int32, 1)
         self._context.kv_write(kv, k, v, rows.slots)
 
-    def attention(self, q: Handle, kv: Handle, rows: AttentionRows, scale: float) -> _native.Buffer:
+    def attention(
+        self, q: Handle, kv: Handle, rows: AttentionRows, scale: float, window: int | None = None
+    ) -> _native.Buffer:
         _check_array("attention: positions", rows.positions, np.int32, 1)
         _check_array("attention: first_keys", rows.first_keys, np.int32, 1)
         _check_array("attention: sequences", rows.sequences, np.int32, 1)

@@ -30,7 +30,6 @@ from stepahead.backends.cuda.checks import demand, demand_array, demand_same, de
 from stepahead.backends.cuda.device import Device, explains_memory
 from stepahead.backends.cuda.expert_counter import ExpertCounter
 from stepahead.backends.cuda.host_arrays import HostArrays
-from stepahead.backends.cuda.kernels.add import add
 from stepahead.backends.cuda.kernels.argmax import argmax
 from stepahead.backends.cuda.kernels.attention import attention
 from stepahead.backends.cuda.kernels.concat import concat
@@ -58,6 +57,7 @@ from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
+from stepahead.backends.cuda.sums import SumRows
 from stepahead.backends.reference.philox import token_words
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
@@ -171,11 +171,13 @@ class CudaBackend:
 
     def rms_norm(self, x: Rows, weight: Rows, eps: float) -> Rows:
         demand(weight.shape == (1, x.shape[1]), f"rms_norm: x {x.shape} and a weight of {weight.shape}")
+        if isinstance(x, SumRows) and x.is_pending:
+            return x.normed(weight.values, eps)
         return rms_norm(self.launch, x.values, weight.values, eps, with_half=True)
 
     def add(self, x: Rows, y: Rows) -> Rows:
         demand_same("add", x, y)
-        return Rows(add(self.launch, x.values, y.values))
+        return SumRows(self.launch, x.values, y.values)
 
     def concat(self, x: Rows, y: Rows) -> Rows:
         demand(x.shape[0] == y.shape[0], f"concat: {x.shape} and {y.shape}; both need as many rows")
@@ -230,7 +232,7 @@ class CudaBackend:
         demand(k.shape == wanted, f"kv_write: keys of {k.shape}, the rows and heads are {wanted}")
         kv_write(self.launch, kv, k.values, v.values, self.arrays(rows.slots))
 
-    def attention(self, q: Rows, kv: KVBlocks, rows: AttentionRows, scale: float) -> Rows:
+    def attention(self, q: Rows, kv: KVBlocks, rows: AttentionRows, scale: float, window: int | None = None) -> Rows:
         for name, ndim in (("positions", 1), ("first_keys", 1), ("sequences", 1), ("block_tables", 2)):
             demand_array(f"attention: {name}", getattr(rows, name), np.int32, ndim)
         demand(len(rows.positions) == q.shape[0], f"attention: q {q.shape}, {len(rows.positions)} positions")
@@ -248,6 +250,7 @@ class CudaBackend:
                 arrays(rows.sequences),
                 arrays(rows.block_tables),
                 scale,
+                window=window,
             )
         )
 

@@ -22,12 +22,16 @@ class HalfRows:
 class Rows:
     """What the backend passes as `Tensor`: values is (num_rows, width) float32, contiguous."""
 
-    __slots__ = ("half", "values")
+    __slots__ = ("_values", "half")
 
     def __init__(self, values: torch.Tensor, half: HalfRows | None = None) -> None:
         assert values.dtype == torch.float32 and values.dim() == 2 and values.is_contiguous()
-        self.values = values
+        self._values = values
         self.half = half  # made by the op that wrote the values, or by the first product that reads them
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self._values
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -239,7 +239,9 @@ class ReferenceBackend:
         kv.k[rows.slots] = k.reshape(shape)
         kv.v[rows.slots] = v.reshape(shape)
 
-    def attention(self, q: Floats, kv: ReferenceKV, rows: AttentionRows, scale: float) -> Floats:
+    def attention(
+        self, q: Floats, kv: ReferenceKV, rows: AttentionRows, scale: float, window: int | None = None
+    ) -> Floats:
         num_kv_heads, head_dim = kv.k.shape[1:]
         queries = q.reshape(len(q), num_kv_heads, -1, head_dim)
         out = np.empty_like(queries)
