@@ -39,6 +39,7 @@ def measure(bench: Bench) -> None:
     counts = (1, 3) if bench.is_toy else (*FEW, *MANY)
     _products(bench, FIRST[:1] if bench.is_toy else FIRST, counts)
     _together(bench, counts[:1] if bench.is_toy else (1, 4, 16, 64))
+    _row_ops(bench, counts)
     if bench.has_time("M1", "experts"):
         _experts(bench, counts[:2] if bench.is_toy else counts)
     for kv_type in ("f16",) if bench.is_toy else ("f16", "q8_0", "f32"):
@@ -93,6 +94,28 @@ def _compare(bench: Bench, name: str, out_of: OutOf, width: int, counts: Sequenc
         if not same_bits(out_of(spoiled)[:1], alone[0]):
             faults.append(f"row 0 of {count} beside NaN")
     _say(bench, name, faults)
+
+
+def _row_ops(bench: Bench, counts: Sequence[int]) -> None:
+    """Ops from rows to rows, and the halves that they leave for products."""
+    width, backend = (64 if bench.is_toy else 4096), bench.backend
+    gain = bench.rows(1, width, seed=12)
+    ops = {
+        "rms_norm": lambda x: backend.rms_norm(x, gain, 1e-5),
+        "swiglu": lambda x: backend.swiglu(x, x, 7.0),
+        "add": lambda x: backend.add(x, x),
+        "concat": lambda x: backend.concat(x, x),
+    }
+    for name, op in ops.items():
+
+        def out_of(x: torch.Tensor, op: Callable[[Rows], Rows] = op) -> torch.Tensor:
+            y = op(Rows(x))
+            if y.half is None:
+                return y.values
+            halves = y.half.values.float()[:, : y.shape[1]] * y.half.exponents[:, None]
+            return torch.cat([y.values, halves], dim=1)
+
+        _compare(bench, name, out_of, width, counts)
 
 
 def _say(bench: Bench, name: str, faults: Sequence[str]) -> None:

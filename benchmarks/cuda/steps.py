@@ -10,11 +10,13 @@ from benchmarks.cuda.bench import Bench
 from benchmarks.cuda.byte_bounds import SLIM_COLUMNS, cycle_nbytes, head_nbytes, matrix_nbytes, tokens_per_cycle
 from benchmarks.cuda.decoding import Cycle, measured, request, running, text
 from benchmarks.cuda.made_model import MadeModel, made_model
+from stepahead.engine.teacher import trunk_logits
 
 RATES = (0.80, 0.60, 0.45)
 """Share of drafts whose first 1, 2, 3 tokens are right."""
 PROMPT, WARM_STEPS, STEPS, TEXT = 3800, 24, 48, 24  # within 64 blocks of keys, for which passes are recorded
 CHUNK = 2048
+LOGIT_CHUNKS, MAX_REPLAYED = (96, 33, 16, 4, 3, 1), 16
 PROFILED_STEPS, LISTED_KERNELS = 4, 24
 REPLAY = "stepahead.backends.cuda.replayed_model"
 
@@ -50,7 +52,10 @@ def measure(bench: Bench) -> None:
     layers = f"{made.shape.num_trunk} of {made.whole.num_trunk} layers"
     mode = "replayed, then eager" if is_replayed else "eager only"
     bench.report("M4", "model", layers=layers, gb=made.nbytes / 1e9, passes=mode)
-    _same_texts(bench, made, is_replayed)
+    made.share_experts(False)
+    _same_logits(bench, made, is_replayed)
+    if not bench.is_toy:
+        _same_texts(bench, made, is_replayed)
     outcomes: dict[Setting, Outcome] = {}
     for setting in _settings(bench, is_replayed):
         if bench.has_time("M4", setting.name):
@@ -171,16 +176,32 @@ def _list_kernels(bench: Bench, made: MadeModel) -> None:
         bench.report("M4", f"kernel {kernel.key[:60]}", launches_a_step=count, us_a_step=us)
 
 
+def _same_logits(bench: Bench, made: MadeModel, is_replayed: bool) -> None:
+    """Of one prompt, cut into chunks of several sizes: few rows, blocks of them, and few rows replayed."""
+    ids = _prompt(bench, made, 5)[: LOGIT_CHUNKS[0]]
+    first: np.ndarray | None = None
+    for chunk in (len(ids), 1) if bench.is_toy else LOGIT_CHUNKS:
+        for replayed in (False, True) if is_replayed and chunk <= MAX_REPLAYED and not bench.is_toy else (False,):
+            name = f"logits, {chunk} rows a pass, {'replayed' if replayed else 'eager'}"
+            if not bench.has_time("M4", name):
+                return
+            engine = made.engine(len(ids) + 64, max(chunk, 8), replayed)
+            logits = np.concatenate([part.copy() for part in trunk_logits(engine.runner, ids, chunk)])
+            first = logits if first is None else first
+            rows = int((logits.view(np.uint32) != first.view(np.uint32)).any(axis=1).sum())
+            bench.report("M4", name, differing_rows=rows, finite=bool(np.isfinite(logits).all()), target="bits",
+                         value=float(rows))  # fmt: skip
+
+
 def _same_texts(bench: Bench, made: MadeModel, is_replayed: bool) -> None:
-    """Rows alone, four at a time, and replayed: the model writes one text."""
-    made.share_experts(False)
-    prompt, num_tokens = _prompt(bench, made, 2)[:300], 2 if bench.is_toy else TEXT
+    """With drafts and without, replayed and not, the model writes one text."""
+    prompt = _prompt(bench, made, 2)[:300]
     texts: dict[str, list[int]] = {}
-    for replayed in (False, True) if is_replayed and not bench.is_toy else (False,):
-        for depth in (0,) if bench.is_toy else (0, len(RATES)):
-            engine = made.engine(len(prompt) + num_tokens + 16, 8 if bench.is_toy else CHUNK, replayed)
+    for replayed in (False, True) if is_replayed else (False,):
+        for depth in (0, len(RATES)):
+            engine = made.engine(len(prompt) + TEXT + 16, CHUNK, replayed)
             name = f"depth {depth}, {'replayed' if replayed else 'eager'}"
-            texts[name] = text(engine, prompt, num_tokens, depth, made.shape.vocab)
+            texts[name] = text(engine, prompt, TEXT, depth, made.shape.vocab)
     first = next(iter(texts.values()))
     others = [name for name, ids in texts.items() if ids != first]
     bench.report("M4", "texts that differ from plain, eager", names=", ".join(others) or "none", target="bits",
