@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from stepahead import LLM, SamplingParams, Speculation
+from stepahead.backends.base import OwnMemory
 from stepahead.errors import ConfigError
 from stepahead.gguf import QuantType, TensorData, dequantize, quantize, write_gguf
-from stepahead.models.draft_vocab import CAPACITY, DraftVocab, ShortOutput, best_size
+from stepahead.models.draft_vocab import CAPACITY, COPY_INTERVAL, MAX_ADMITTED, DraftVocab, ShortOutput, best_size
 from stepahead.repack import requantised
 from support.backends import BACKENDS, load
 from support.random_step35 import Shape, metadata, model_tensors, quantised, write_model
@@ -109,10 +110,14 @@ def test_heads_with_the_same_matrix_share_its_rows(model_path) -> None:
 
 
 # --- ids ---
-def toy(frequent: list[int], vocab: int = 500, capacity: int = 8) -> DraftVocab:
+def toy(frequent: list[int], vocab: int = 500, capacity: int = 8, own_memory: OwnMemory | None = None) -> DraftVocab:
     from stepahead.backends.reference.ops import ReferenceBackend
 
-    backend = ReferenceBackend()
+    class Backend(ReferenceBackend):
+        pass
+
+    Backend.own_memory = own_memory
+    backend = Backend()
     rows = quantize(np.repeat(np.arange(vocab, dtype=np.float32)[:, None], 32, axis=1), QuantType.F32)
     matrix = backend.load_matrix(rows[frequent], QuantType.F32, (len(frequent), 32))
     output = ShortOutput(matrix, rows, QuantType.F32)
@@ -281,3 +286,16 @@ def test_rows_in_the_file_are_those_of_the_quantiser(model: Path) -> None:
         ids = vocab_of(llm).ids
         wanted = quantize(dequantize(head.data, head.type)[ids], QuantType.Q4_K)
         assert vocab_of(llm)._outputs[0].frequent.data.tobytes() == wanted.tobytes()
+
+
+def test_where_rows_are_copied_they_are_admitted_seldom_and_together() -> None:
+    count = MAX_ADMITTED + 40
+    vocab = toy([0, 1, 2], capacity=300, own_memory=OwnMemory("device", None))
+    vocab.note([7])
+    assert agree(vocab, 3) == [7]
+    vocab.note(range(200, 200 + count))
+    for number in range(COPY_INTERVAL - 2):
+        vocab.note([10 + number])
+        assert agree(vocab, 3) == [7]
+    vocab.note([])
+    assert len(agree(vocab, 3)) == 1 + count + COPY_INTERVAL - 2

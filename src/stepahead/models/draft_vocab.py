@@ -24,6 +24,10 @@ CAPACITY = 4096
 MAX_ADMITTED = 128
 """Rows copied for one call of `note`: half a megabyte, which no step feels, even where they come from a disk."""
 
+COPY_INTERVAL = 16
+"""Calls of `note` between two admissions, where the backend takes a copy of all rows each time anything is admitted:
+some milliseconds on a GPU, as much as a step. All that wait enter then."""
+
 MISSED = {4096: 0.070, 8192: 0.055, 16384: 0.038, 32768: 0.023, 65536: 0.010}
 """The share of a text's tokens that a shortlist lacks, by its number of frequent ids, with CAPACITY seen lately. The
 mean of Python, C++, English and JSON, and of a first text and one after many others; with a vocabulary of 131,072 ids
@@ -69,6 +73,8 @@ class DraftVocab:
         self._last_use = np.zeros(self._capacity, np.int64)
         self._clock = 0
         self._waiting: dict[int, None] = {}  # ids to be admitted, the latest last
+        self._is_copied = backend.own_memory is not None
+        self._num_calls_left = 0  # until more are admitted
         self._ids = frequent
         self._rows = [np.empty((self._capacity, part.rows.shape[1]), np.uint8) for part in outputs]
         self._matrices: list[QuantMatrix | None] = [None] * len(outputs)
@@ -80,7 +86,7 @@ class DraftVocab:
 
     def note(self, token_ids: Sequence[int]) -> None:
         """Tokens that stand in some sequence: a draft may be one of them. No more than MAX_ADMITTED enter at once,
-        the latest first; the others wait for the next call."""
+        the latest first; the others wait for the next call. See COPY_INTERVAL."""
         if self._capacity == 0:
             return
         ids = np.asarray(token_ids, np.int32)
@@ -90,7 +96,8 @@ class DraftVocab:
         for token_id in ids[slots == _UNKNOWN].tolist():
             self._waiting.pop(token_id, None)
             self._waiting[token_id] = None
-        if self._waiting:
+        self._num_calls_left = max(self._num_calls_left - 1, 0)
+        if self._waiting and self._num_calls_left == 0:
             self._admit()
 
     def logits(self, head: int, x: Tensor) -> tuple[Tensor, Ints]:
@@ -105,7 +112,9 @@ class DraftVocab:
     def _admit(self) -> None:
         for _ in range(len(self._waiting) - self._capacity):  # these would be the next to leave
             del self._waiting[next(iter(self._waiting))]
-        new = [self._waiting.popitem()[0] for _ in range(min(len(self._waiting), MAX_ADMITTED, self._capacity))]
+        limit = self._capacity if self._is_copied else min(MAX_ADMITTED, self._capacity)
+        self._num_calls_left = COPY_INTERVAL if self._is_copied else 0
+        new = [self._waiting.popitem()[0] for _ in range(min(len(self._waiting), limit))]
         ids = np.array(new, np.int32)
         slots = self._free_slots(len(ids))
         self._seen[slots] = ids

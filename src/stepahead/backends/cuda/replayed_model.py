@@ -18,7 +18,7 @@ from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.replay import new_recorder
 from stepahead.backends.cuda.replayed_pass import NO_ROW, Kind, Outputs, ReplayedPass, StaticTables
 from stepahead.backends.cuda.rows import Rows
-from stepahead.backends.cuda.sampling import SampledRows, SampleInputs
+from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.models.draft_vocab import DraftVocab
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
 
@@ -86,8 +86,7 @@ class ReplayedModel:
         if kind is None:
             return self._model.forward(batch, kv, checkpoint)
         checkpoint()
-        outputs = self._run(kind, batch, kv, None)
-        num_logits = len(batch.logit_rows)
+        outputs, num_logits = self._run(kind, batch, kv, None).outputs, len(batch.logit_rows)
         return ForwardOutput(
             None if outputs.logits is None else Rows(outputs.logits[:num_logits]),
             Rows(outputs.hidden[: len(batch.token_ids)]),
@@ -101,13 +100,17 @@ class ReplayedModel:
         if kind is None:
             return self._model.draft_forward(head, batch, hidden, kv, checkpoint)
         checkpoint()
-        outputs = self._run(kind, batch, kv, hidden)
-        num_logits = len(batch.logit_rows)
-        rows = self._wanted(outputs.hidden, batch)
+        one = self._run(kind, batch, kv, hidden)
+        outputs, num_logits = one.outputs, len(batch.logit_rows)
+        logits, sampled, ids = outputs.logits, outputs.sampled, None
         if outputs.normed is not None:
-            return self._shortlisted(head, batch, Rows(outputs.normed[:num_logits]), rows)
-        logits = None if outputs.logits is None else Rows(outputs.logits[:num_logits])
-        return ForwardOutput(logits, rows, sampled=_first(outputs.sampled, num_logits))
+            logits, sampled, ids = self._shortlisted(head, one, outputs.normed)
+        return ForwardOutput(
+            None if logits is None else Rows(logits[:num_logits]),
+            self._wanted(outputs.hidden, batch),
+            ids,
+            _first(sampled, num_logits),
+        )
 
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
@@ -127,11 +130,11 @@ class ReplayedModel:
             num_logits=padded if head is None and num_logits else _next((0, *NUM_ROWS), num_logits),
             groups=groups,
             width=_next(WIDTHS, width),
-            is_sampled=batch.sample is not None and num_logits > 0 and not has_shortlist,
+            is_sampled=batch.sample is not None and num_logits > 0,
             has_shortlist=has_shortlist,
         )
 
-    def _run(self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None) -> Outputs:
+    def _run(self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None) -> ReplayedPass:
         backend = self._backend
         passes = self._passes.setdefault(kv[0], {})
         known = passes.get(kind)
@@ -146,7 +149,7 @@ class ReplayedModel:
         else:
             one.replay()
         backend.experts.replayed(one.outputs.num_expert_layers, len(batch.token_ids))
-        return one.outputs
+        return one
 
     def _record(self, one: ReplayedPass, kv: Sequence[KVBlocks]) -> Outputs:
         backend = self._backend
@@ -154,8 +157,7 @@ class ReplayedModel:
         output, normed = one.run(self._model, kv, backend.arrays)
         logits = None if normed is not None else _values(output.logits)
         sampled = None
-        if one.kind.is_sampled:
-            assert logits is not None
+        if one.kind.is_sampled and logits is not None:
             sampled = sample(backend.launch, logits, one.sample_inputs)
         return Outputs(_values(output.hidden), logits, _values(normed), sampled, backend.experts.num_layers)
 
@@ -175,18 +177,17 @@ class ReplayedModel:
             return Rows(hidden[first : first + len(wanted)])
         return self._backend.gather_rows(Rows(hidden[:num_rows]), wanted)
 
-    def _shortlisted(self, head: int, batch: ForwardBatch, normed: Rows, hidden: Rows) -> ForwardOutput:
-        """With logits of the ids that are on the shortlist now."""
+    def _shortlisted(self, head: int, one: ReplayedPass, normed: Any) -> tuple[Any, SampledRows | None, Ints]:
+        """Logits of the ids that are on the shortlist now, the tokens chosen from them, and these ids."""
         vocab = self._model.draft_vocab
         assert vocab is not None
-        logits, ids = vocab.logits(head, normed)
+        logits, ids = vocab.logits(head, Rows(normed))
         sampled = None
-        if batch.sample is not None:
+        if one.kind.is_sampled:
             if self._shortlist is None or self._shortlist[0] is not ids:
                 self._shortlist = ids, self._backend.device.sent(ids)
-            inputs = SampleInputs(batch.sample, self._backend.arrays)
-            sampled = sample(self._backend.launch, _values(logits), inputs, self._shortlist[1])
-        return ForwardOutput(logits, hidden, ids, sampled)
+            sampled = sample(self._backend.launch, _values(logits), one.sample_inputs, self._shortlist[1])
+        return _values(logits), sampled, ids
 
 
 def _nobody(model: Model, head: int | None, num_rows: int) -> ForwardBatch:
