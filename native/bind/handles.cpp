@@ -1,4 +1,5 @@
 // Buffer, Matrix, KVBlocks, Routing and Context.
+#include <algorithm>
 #include <cstring>
 
 #include "bind/bind.h"
@@ -43,6 +44,22 @@ void py_interleave(Context& context, const PyMatrix& handle, const WritableBytes
   check(out.data() + bytes <= m.data || m.data + bytes <= out.data(), "interleave: source and result overlap");
   const nb::gil_scoped_release release;
   interleave(context, m, out.data());
+}
+
+// What another backend has chosen.
+void init_routing(Routing* self, const Array2<int32_t>& ids, const Array2<float>& weights, size_t num_experts) {
+  const size_t rows = ids.shape(0), top_k = ids.shape(1), count = rows * top_k;
+  check(weights.shape(0) == rows && weights.shape(1) == top_k, "routing: ids of (", rows, ", ", top_k,
+        ") and weights of (", weights.shape(0), ", ", weights.shape(1), ")");
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t id = ids.data()[i];
+    check(id >= 0 && static_cast<size_t>(id) < num_experts, "routing: ", id, " at ", i, " is not one of the ",
+          num_experts, " experts");
+    check(i % top_k == 0 || ids.data()[i - 1] < id, "routing: ", id, " at ", i, " does not ascend");
+  }
+  auto* made = new (self) Routing(rows, top_k, num_experts);
+  std::copy_n(ids.data(), count, made->ids.begin());
+  std::copy_n(weights.data(), count, made->weights.begin());
 }
 
 KVType kv_type(const std::string& name) {
@@ -127,6 +144,7 @@ void bind_handles(nb::module_& m) {
       }, "The memory itself: keys, then values, each (num_blocks, num_kv_heads, 64, head_dim) in the KV type.");
 
   nb::class_<Routing>(m, "Routing", "For each row top_k expert ids, ascending, and their weights.")
+      .def("__init__", &init_routing, nb::arg("ids").noconvert(), nb::arg("weights").noconvert(), nb::arg("num_experts"))
       .def_prop_ro("shape", [](const Routing& r) { return std::make_tuple(r.rows, r.top_k); })
       .def("ids", [](const Routing& r) { return copy_2d(r.ids, r.rows, r.top_k); })
       .def("weights", [](const Routing& r) { return copy_2d(r.weights, r.rows, r.top_k); });

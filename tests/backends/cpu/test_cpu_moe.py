@@ -15,6 +15,7 @@ from cpu_cases import (
     weights,
 )
 
+from stepahead import _native
 from stepahead.backends.reference.ops import ReferenceBackend
 from stepahead.errors import BackendError
 from stepahead.gguf import QuantType
@@ -65,6 +66,28 @@ def test_ties_go_to_the_lowest_id_and_nan_ranks_last() -> None:
     assert (factors[4] == 0).all()  # the sum has a floor
     every = on_all(lambda b: route(b, logits, None, 12).ids())
     assert (every == np.arange(12)).all()
+
+
+def test_a_choice_that_another_backend_has_made() -> None:
+    made = route(BEST, normal(np.random.default_rng(3), 5, EXPERTS), None, 3)
+    given = _native.Routing(made.ids(), made.weights(), EXPERTS)
+    assert given.shape == made.shape
+    assert given.ids().tolist() == made.ids().tolist()
+    assert given.weights().tobytes() == made.weights().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("ids", "weights", "message"),
+    [
+        ([[0, 9]], [[1, 1]], "9 at 1 is not one of the 9 experts"),
+        ([[0, 1], [-1, 1]], [[1, 1], [1, 1]], "-1 at 2 is not one of the 9 experts"),
+        ([[0, 1], [4, 4]], [[1, 1], [1, 1]], "4 at 3 does not ascend"),
+        ([[0, 1]], [[1, 1], [1, 1]], r"ids of \(1, 2\) and weights of \(2, 2\)"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(ids: list, weights: list, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        _native.Routing(np.array(ids, np.int32), np.array(weights, np.float32), EXPERTS)
 
 
 def growth(routings: list[np.ndarray]) -> tuple[int, ...]:
