@@ -29,6 +29,13 @@ from stepahead.errors import ConfigError
         ({"cache_dir": 3}, r"cache_dir=3"),
         ({"mtp": ""}, r"mtp='' is not understood"),
         ({"mtp": None}, r"mtp=None is not understood"),
+        ({"cpu_experts": "most"}, r"cpu_experts='most' is unknown: give \"auto\" or how many layers"),
+        ({"cpu_experts": -1}, r"cpu_experts=-1 is out of range: give a value at least 0"),
+        ({"cpu_experts": None}, r"cpu_experts=None is not an integer"),
+        ({"gpu_layers": 1.0}, r"gpu_layers=1.0 is not an integer"),
+        ({"cpu_experts": 3, "gpu_layers": 5}, r"cpu_experts=3 and gpu_layers=5 both say .*: give one of them"),
+        ({"cpu_experts": 3, "device": "cpu"}, r"cpu_experts=3 is about a GPU, and device='cpu' uses none"),
+        ({"gpu_layers": 0, "device": "reference"}, r"gpu_layers=0 is about a GPU, and device='reference' uses none"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings, message):

@@ -17,6 +17,7 @@ DEVICES = re.compile(r"auto|cpu|reference|cuda(:\d{1,4})?")
 DRAFT_VOCABS = ("auto", "full")
 DRAFT_TYPES = ("file", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
+AUTO_EXPERTS = "auto"
 DEFAULT_CONTEXT_LENGTH = 32768
 DEFAULT_MAX_STEP_MS = 200.0
 DEFAULT_CACHE_DIR_GB = 16.0
@@ -36,6 +37,9 @@ class EngineConfig:
     max_step_ms: what a step may take while text is generated, as far as other prompts can help it; None: no limit.
     context_length: "auto" is decided by stepahead.memory, before this is resolved. memory_gb: what all may take, None:
     what is free, infinite: no matter.
+    cpu_experts: of how many layers, the last ones, the routed experts stay in the host's memory beside a GPU; "auto" is
+    decided by stepahead.memory, too. gpu_layers says the same the other way round: how many first layers are whole on
+    the GPU.
     cache_gb: memory for prefixes that prompts share, None: what two sequences of the whole context take. cache_dir: a
     folder that keeps them, at most cache_dir_gb; None: none does.
     """
@@ -55,6 +59,8 @@ class EngineConfig:
     cache_dir: str | Path | None = None
     cache_dir_gb: float = DEFAULT_CACHE_DIR_GB
     memory_gb: float | None = None
+    cpu_experts: int | str = AUTO_EXPERTS
+    gpu_layers: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("kv_type", self.kv_type, KV_TYPES)
@@ -90,6 +96,7 @@ class EngineConfig:
             raise ConfigError(f'repack={self.repack!r} is not understood: give "auto", "never" or a folder')
         _draft_vocab(self.draft_vocab)
         _one_of("draft_type", self.draft_type, DRAFT_TYPES)
+        _placement(self)
 
     def resolve(self, file_context_length: int) -> "ResolvedConfig":
         """Decide what was left open, from the model file and the machine."""
@@ -114,6 +121,7 @@ class EngineConfig:
             cache_nbytes=None if self.cache_gb is None else int(self.cache_gb * GB),
             cache_dir=None if self.cache_dir is None else str(self.cache_dir),
             cache_dir_nbytes=int(self.cache_dir_gb * GB),
+            cpu_experts=0 if isinstance(self.cpu_experts, str) else self.cpu_experts,
         )
 
 
@@ -135,6 +143,25 @@ class ResolvedConfig:
     cache_nbytes: int | None = None  # of prefixes in memory; None: by the context
     cache_dir: str | None = None  # where they outlive the process
     cache_dir_nbytes: int = 0
+    cpu_experts: int = 0  # layers whose routed experts are on the host, of a model on a GPU
+
+
+def _placement(config: EngineConfig) -> None:
+    experts, layers = config.cpu_experts, config.gpu_layers
+    if isinstance(experts, str):
+        if experts != AUTO_EXPERTS:
+            raise ConfigError(f'cpu_experts={experts!r} is unknown: give "auto" or how many layers')
+    else:
+        _integer("cpu_experts", experts, 0, None)
+        if layers is not None:
+            raise ConfigError(
+                f"cpu_experts={experts} and gpu_layers={layers} both say where experts lie: give one of them"
+            )
+    if layers is not None:
+        _integer("gpu_layers", layers, 0, None)
+    if config.device in ("cpu", "reference") and (layers is not None or experts not in (AUTO_EXPERTS, 0)):
+        name, value = ("cpu_experts", experts) if layers is None else ("gpu_layers", layers)
+        raise ConfigError(f"{name}={value} is about a GPU, and device={config.device!r} uses none: leave it out")
 
 
 def _draft_vocab(value: Any) -> None:

@@ -72,6 +72,8 @@ class LLM:
         cache_dir: str | Path | None = None,
         cache_dir_gb: float = DEFAULT_CACHE_DIR_GB,
         memory_gb: float | None = None,
+        cpu_experts: int | str = "auto",
+        gpu_layers: int | None = None,
         on_repack: OnRepack | None = None,
     ) -> None:
         """Load `model`, a GGUF file (the first shard of a split one) or the name of a pulled one.
@@ -89,7 +91,8 @@ class LLM:
         "Q8_0", "Q6_K", "Q5_K", "Q4_K" or "Q4_0". Both change the speed, never the text.
         cache_gb: memory for the beginnings of prompts that others may share, None: what two contexts take. cache_dir: a
         folder where they outlive this process, cache_dir_gb at most; None: nowhere. memory_gb: what all of this may
-        take, None: what is free, float("inf"): that is not checked.
+        take, None: what is free, float("inf"): that is not checked. cpu_experts: of how many layers, the last ones, the
+        CPU computes the routed experts for a GPU; "auto": as few as fit. gpu_layers: all but so many, the first ones.
         Raises ConfigError for a wrong argument, ModelFormatError for a damaged file, UnsupportedModelError for a sound
         file that this version cannot run, CapacityError for what does not fit into memory.
         """
@@ -109,6 +112,8 @@ class LLM:
             cache_dir=cache_dir,
             cache_dir_gb=cache_dir_gb,
             memory_gb=memory_gb,
+            cpu_experts=cpu_experts,
+            gpu_layers=gpu_layers,
         )
         if not isinstance(model, str | Path):
             raise ConfigError(f"model={model!r} is not the path of a GGUF file")
@@ -118,9 +123,8 @@ class LLM:
         self.tokenizer = load_tokenizer(self._file)
         heads = None if mtp == "off" else self._heads or self._file
         self.backend, self._fitted = open_backend(self._file, self._heads, asked)
-        asked = self._fitted.config
-        loaded, self.repacked = load_weights(self._file, heads, self.backend, self.tokenizer, asked, on_repack)
-        self.config: ResolvedConfig = asked.resolve(loaded.context_length)
+        loaded, self.repacked = load_weights(self._file, heads, self.backend, self.tokenizer, self._fitted, on_repack)
+        self.config: ResolvedConfig = self._fitted.config.resolve(loaded.context_length)
         self.model = loaded
         self.info: ModelInfo = model_info(self._file, self._heads)
         self._requests = RequestBuilder(self.tokenizer, loaded, self.config.context_length)
@@ -163,7 +167,6 @@ class LLM:
         speculation: Speculation | None = None,
     ) -> Completion | list[Completion]:
         """Continue a prompt (text or token ids), or a list of prompts side by side.
-
         A list of texts or of id lists gives a list; [] gives []. Raises RequestError for a wrong prompt or setting,
         CapacityError for what does not fit.
         """
@@ -183,7 +186,6 @@ class LLM:
         on_prompt: OnPrompt | None = None,
     ) -> Iterator[StreamChunk]:
         """Like generate, in pieces: one chunk a step. Closing the iterator aborts the request.
-
         on_prompt(done, total) is called after each chunk of a prompt. Settings are checked at the call.
         """
         job = self._job(prompt, params, speculation)
@@ -216,7 +218,6 @@ class LLM:
         rates: Seq[float] | None = None,
     ) -> Completion:
         """Decode as if `continuation` (text or ids) were what the model chooses: what drafting gains on that text.
-
         Passes, sampling and drafts run as in generate, and the completion has their timings; its text is the
         recorded one. rates forces the heads' drafts: rates[j] is the share whose first j + 1 tokens are right.
         Raises RequestError for what is wrong.
@@ -278,7 +279,6 @@ class LLM:
 
     def costs(self, anew: bool = False, seconds: float = SECONDS) -> CostSeed:
         """Milliseconds of passes on this machine: kept from an earlier start, else measured now, in about `seconds`.
-
         anew: measured now in any case, with more patience, and kept for the next start.
         """
         with self._lock:

@@ -23,6 +23,7 @@ from stepahead.gguf import GGUFFile
 from stepahead.memory.fitting import Fitted, fit
 from stepahead.memory.free import free_memory
 from stepahead.memory.planner import Planner
+from stepahead.models.layers import expert_tensors
 from stepahead.models.model import Model
 from stepahead.repack.folders import user_folder
 from stepahead.repack.loading import load_repacked
@@ -106,12 +107,13 @@ def load_weights(
     heads: GGUFFile | None,
     backend: Backend,
     tokenizer: Tokenizer,
-    config: EngineConfig,
+    fitted: Fitted,
     on_repack: OnRepack | None,
 ) -> tuple[Model, tuple[Repacked, ...]]:
     """The model, and what was repacked of it."""
-    repack = str(config.repack)
-    model, repacked = load_repacked(file, backend, heads, repack, on_repack, config.draft_type)
+    config, repack = fitted.config, str(fitted.config.repack)
+    on_host = [name for layer in fitted.plan.host_experts for name in expert_tensors(layer)]
+    model, repacked = load_repacked(file, backend, heads, repack, on_repack, config.draft_type, on_host)
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
             f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}"
@@ -149,7 +151,7 @@ def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner)
     model = runner.model
     trunk = [spec for spec in model.kv_specs if not spec.is_draft]
     layers = [model.layers[index] for spec in trunk for index in spec.layers]
-    facts = {
+    facts: dict[str, object] = {
         "files": [asdict(source) for source in file.identity()],
         "backend": [runner.backend.name, runner.backend.describe().get("numerics", "")],
         "numerics": [NUMERICS_VERSION, np.__version__],  # numpy computes the angles of rotary embeddings
@@ -159,6 +161,8 @@ def prefix_identity(config: ResolvedConfig, file: GGUFFile, runner: ModelRunner)
         "heads": [[layer.num_kv_heads, layer.head_dim] for layer in layers],
         "hidden": None if model.draft is None else [model.draft.hidden_tap, model.hidden_size],
     }
+    if config.cpu_experts:
+        facts["cpu_experts"] = config.cpu_experts  # other layers' experts would have other bits
     return json.dumps(facts)
 
 

@@ -50,6 +50,8 @@ def batch(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
 ) -> None:
     """Answer a file of requests to /v1/chat/completions and /v1/completions. Needs the extra 'server'.
 
@@ -71,8 +73,9 @@ def batch(
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'stepahead[server]'") from None
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
-    )
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb, cpu_experts,
+        gpu_layers,
+    )  # fmt: skip
     name = "stepahead-demo" if model is None else model.name.removesuffix(".gguf")
     limits = QueueLimits(1 << 20, 1 << 40)  # a request waits here only for those of its own line
     settings = EndpointSettings(default_temperature=default_temperature)

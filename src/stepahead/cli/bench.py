@@ -92,6 +92,8 @@ def bench(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
     json_output: o.JsonOption = False,
     plot: o.PlotOption = None,
 ) -> None:
@@ -121,8 +123,9 @@ def bench(
     picture = None if plot is None else figure(plot)
     params = SamplingParams(temperature=temperature, seed=seed, ignore_eos=True)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
-    )
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb, cpu_experts,
+        gpu_layers,
+    )  # fmt: skip
     with open_llm(load) as llm, traced(llm, trace):
         if rates is not None:
             groups = with_rates(llm, groups, params, rates)

@@ -48,6 +48,8 @@ def chat(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
 ) -> None:
     """Talk to a model that has a chat template. Ctrl-C stops an answer, Ctrl-D leaves.
 
@@ -73,8 +75,9 @@ def chat(
     ).params()
     drafting = o.speculation(speculation, depth, max_depth, chain)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
-    )
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb, cpu_experts,
+        gpu_layers,
+    )  # fmt: skip
     with open_llm(load) as llm:
         if not llm.info.has_chat_template:
             raise ConfigError(

@@ -42,6 +42,8 @@ def doctor(
     repack: o.RepackOption = "auto",
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
     measure: Annotated[
         bool | None,
         typer.Option(
@@ -77,7 +79,7 @@ def doctor(
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ConfigError(f"--seconds {seconds:g} is out of range: give {MIN_SECONDS:g} to {MAX_SECONDS:g}")
     # The texts that are measured are short: their contexts never fill.
-    of_weights = device, repack, draft_vocab, draft_type, inf
+    of_weights = device, repack, draft_vocab, draft_type, inf, cpu_experts, gpu_layers
     load = o.LoadOptions(model, mtp, kv_type, threads, None, *of_weights)
     report = report_file(load, measure, seconds, fix)
     if fix is not None:

@@ -45,6 +45,8 @@ def inspect(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
     json_output: o.JsonOption = False,
 ) -> None:
     """Show architecture, MTP heads, tensor types, bytes by part, what goes where in memory, what is wrong.
@@ -69,7 +71,7 @@ def inspect(
     lengths = [o.context_length(text) for text in context_length or ()]
     load = o.LoadOptions(
         model, mtp, kv_type, None, next(iter(context_length or ()), None), device, repack, draft_vocab, draft_type,
-        memory_gb,
+        memory_gb, cpu_experts, gpu_layers,
     )  # fmt: skip
     with contextlib.ExitStack() as files:
         file = files.enter_context(GGUFFile.open(path))

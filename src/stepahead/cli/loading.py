@@ -38,6 +38,7 @@ def open_llm(options: LoadOptions, max_num_seqs: int = 1, **settings: Any) -> "L
             draft_vocab=int(options.draft_vocab) if options.draft_vocab.isdecimal() else options.draft_vocab,
             draft_type=options.draft_type,
             memory_gb=options.memory_gb,
+            **options.experts,
             on_repack=on_repack,
             **settings,
         )

@@ -102,4 +102,5 @@ def _settings(options: LoadOptions, max_num_seqs: int) -> "EngineConfig":
         draft_vocab=int(text) if text.isdecimal() else text,
         draft_type=options.draft_type,
         memory_gb=options.memory_gb,
+        **options.experts,
     )

@@ -5,7 +5,7 @@ Only what a flag cannot mean is refused here; ranges are the engine's to check, 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -93,6 +93,26 @@ DeviceOption = Annotated[
         help="Where to compute: 'auto' is a GPU if there is one that the model fits on, else the CPU. 'reference' is "
         "the slow specification in numpy.",
         rich_help_panel=MODEL_PANEL,
+    ),
+]
+CpuExpertsOption = Annotated[
+    str,
+    typer.Option(
+        "--cpu-experts",
+        metavar="N|auto",
+        help="Of a model larger than the GPU: of how many layers, the last ones, the CPU computes the routed experts. "
+        "'auto': as few as fit.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+GpuLayersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpu-layers",
+        metavar="N",
+        help="The same the other way round: experts of the first N layers are on the GPU, the others on the CPU.",
+        rich_help_panel=MODEL_PANEL,
+        show_default=False,
     ),
 ]
 
@@ -232,6 +252,14 @@ class LoadOptions:
     draft_vocab: str = "auto"
     draft_type: DraftType = "file"
     memory_gb: float | None = None
+    cpu_experts: str = "auto"
+    gpu_layers: int | None = None
+
+    @property
+    def experts(self) -> dict[str, Any]:
+        """Where those of a model lie, as LLM and EngineConfig name it."""
+        text = self.cpu_experts
+        return {"cpu_experts": int(text) if text.isdecimal() else text, "gpu_layers": self.gpu_layers}
 
 
 @dataclass(frozen=True, slots=True)

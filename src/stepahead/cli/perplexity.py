@@ -49,6 +49,8 @@ def perplexity(
     threads: o.ThreadsOption = None,
     device: o.DeviceOption = "auto",
     repack: o.RepackOption = "auto",
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
     json_output: o.JsonOption = False,
 ) -> None:
     """Measure the perplexity of a text. Lower is better; comparable only between models with one vocabulary.
@@ -66,7 +68,10 @@ def perplexity(
         raise ConfigError(f"--max-tokens {max_tokens} is out of range: give at least 2")
     text = read_text(file)
     # A window is all of its context that it fills.
-    load = o.LoadOptions(model, "off", kv_type, threads, None, device, repack, memory_gb=math.inf)
+    load = o.LoadOptions(
+        model, "off", kv_type, threads, None, device, repack, memory_gb=math.inf, cpu_experts=cpu_experts,
+        gpu_layers=gpu_layers,
+    )  # fmt: skip
     with open_llm(load) as llm:
         score = _score(llm, llm.tokenize(text)[:max_tokens], window)
     if json_output:

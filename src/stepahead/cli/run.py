@@ -51,6 +51,8 @@ def run(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
     json_output: o.JsonOption = False,
     svg: o.SvgOption = None,
 ) -> None:
@@ -80,8 +82,9 @@ def run(
     drafting = o.speculation(speculation, depth, max_depth, chain)
     text = read_prompt(prompt, file, is_demo=model is None)
     load = o.LoadOptions(
-        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb
-    )
+        model, mtp, kv_type, threads, context_length, device, repack, draft_vocab, draft_type, memory_gb, cpu_experts,
+        gpu_layers,
+    )  # fmt: skip
     with open_llm(load) as llm, traced(llm, trace):
         chunks = _generate(llm, text, params, drafting, is_quiet=json_output)
         _conclude(chunks, json_output)

@@ -189,6 +189,8 @@ def serve(
     draft_vocab: o.DraftVocabOption = "auto",
     draft_type: o.DraftTypeOption = "file",
     memory_gb: o.MemoryOption = None,
+    cpu_experts: o.CpuExpertsOption = "auto",
+    gpu_layers: o.GpuLayersOption = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat, text completions and responses, Anthropic's messages, and a chat page.
 
@@ -201,7 +203,7 @@ def serve(
       stepahead serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --allowed-host box.example
       stepahead serve model.gguf --print-config codex
     """
-    of_weights = device, repack, draft_vocab, draft_type, memory_gb
+    of_weights = device, repack, draft_vocab, draft_type, memory_gb, cpu_experts, gpu_layers
     load = o.LoadOptions(model, mtp, kv_type, threads, context_length, *of_weights)
     name = alias or ("stepahead-demo" if model is None else model.name.removesuffix(".gguf"))
     if print_config is not None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
-from stepahead.config import AUTO_CONTEXT, DEFAULT_CONTEXT_LENGTH, EngineConfig
+from stepahead.config import AUTO_CONTEXT, AUTO_EXPERTS, DEFAULT_CONTEXT_LENGTH, EngineConfig
 from stepahead.errors import CapacityError
+from stepahead.memory.free import free_memory
 from stepahead.memory.plan import MemoryPlan
 from stepahead.memory.planner import Planner
 from stepahead.memory.ways import STEP, gigabytes, largest, needed, ways_out
@@ -47,14 +48,14 @@ class Fitted:
 def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
     """free: bytes that may be taken; None: unknown, and nothing is refused. Raises CapacityError for what cannot
     work."""
-    config = asked
-    choices: tuple[str, ...] = ()
+    config = _placed(planner, asked, free)
+    choices = _experts_chosen(planner, asked, config)
     if asked.context_length == AUTO_CONTEXT:
-        config = replace(asked, context_length=_auto_context(planner, asked, free))
-        choices = (_chosen(planner, config, free),)
-    if planner.most_nbytes(config) <= _room(free):
+        config = replace(config, context_length=_auto_context(planner, config, free))
+        choices += (_chosen(planner, config, free),)
+    is_small = planner.most_nbytes(config) <= _room(free) and not planner.placement(config, 0).layers
+    if free is None or is_small:
         return Fitted(planner, config, choices=choices)
-    assert free is not None
     if needed(planner)(config) > free:
         raise CapacityError(_refusal(planner, config, free))
     limit = _cache_limit(planner, config, free)
@@ -64,6 +65,35 @@ def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
 def _room(free: int | None) -> float:
     """For what is chosen and not asked for."""
     return inf if free is None else int(free * (1 - MARGIN))
+
+
+def _placed(planner: Planner, asked: EngineConfig, free: int | None) -> EngineConfig:
+    """With the layers decided whose experts stay on the host, where the memory is a GPU's. As few as can be: each makes
+    every token slower. A context that is to be chosen gets what that leaves it, but a modest one at least."""
+    if planner.place is None:
+        return asked
+    room = planner.place.free_nbytes if free is None else free
+    lacking = 0
+    if asked.cpu_experts == AUTO_EXPERTS and asked.gpu_layers is None and room is not None:
+        config = asked
+        if asked.context_length == AUTO_CONTEXT:
+            config = replace(asked, context_length=min(MODEST_CONTEXT, planner.model(asked).context_length))
+        need = needed(planner)(config)
+        lacking = need - int(room * (1 - MARGIN)) if need > room else 0
+    return replace(asked, cpu_experts=len(planner.placement(asked, lacking).layers), gpu_layers=None)
+
+
+def _experts_chosen(planner: Planner, asked: EngineConfig, config: EngineConfig) -> tuple[str, ...]:
+    found = planner.placement(config, 0)
+    if asked.cpu_experts != AUTO_EXPERTS or asked.gpu_layers is not None or not found.layers:
+        return ()
+    first, last = found.layers[0], found.layers[-1]
+    layers = f"layer {last}" if first == last else f"layers {first} to {last}"
+    # The numbers depend on it: so it is said in words that it can be asked for with.
+    return (
+        f"cpu_experts={len(found.layers)}: the experts of {layers}, {gigabytes(found.host_nbytes)}, stay in the host's "
+        "memory, and the CPU computes them",
+    )
 
 
 def _auto_context(planner: Planner, asked: EngineConfig, free: int | None) -> int:
@@ -120,6 +150,12 @@ def _warnings(plan: MemoryPlan, limit: int | None, free: int) -> list[str]:
             f"of {gigabytes(plan.weight_nbytes)} of weights {gigabytes(left)} fit into memory: the others are read "
             f"from the disk again and again, {gigabytes(nbytes)} or more of the {gigabytes(plan.step_nbytes)} that "
             f"each token needs, which takes {seconds:.2g} s at {DISK_GB_PER_SECOND:g} GB/s"
+        )
+    host = free_memory() if plan.host_nbytes else None
+    if host is not None and plan.host_nbytes > host:
+        lines.append(
+            f"of {gigabytes(plan.host_nbytes)} of experts {gigabytes(host)} fit into the host's memory: the others are "
+            "read from the disk again and again"
         )
     return lines
 

@@ -27,6 +27,8 @@ class MemoryPlan:
     """Of one model with its settings, when every context is full.
 
     step_nbytes: weights that a token's pass reads. choices: what was left open and is decided, a line each.
+    host_experts: layers whose routed experts stay in the host's memory, of a model that is elsewhere; host_nbytes: of
+    those, pages of its file.
     """
 
     parts: tuple[Part, ...]
@@ -35,6 +37,8 @@ class MemoryPlan:
     kv_type: str
     step_nbytes: int
     choices: tuple[str, ...] = ()
+    host_experts: tuple[int, ...] = ()
+    host_nbytes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -84,4 +88,6 @@ class MemoryPlan:
             "memory_bytes": self.of_kind("memory"),
             "touched_bytes": self.of_kind("touched"),
             "bytes": self.nbytes,
+            "host_experts": list(self.host_experts),
+            "host_bytes": self.host_nbytes,
         }

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from stepahead.backends.base import BLOCK_SIZE, Backend
+from stepahead.backends.cuda.placement import ExpertLayer, Placement, place
 from stepahead.config import EngineConfig, ResolvedConfig
 from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.kv_sizes import KVSizes, block_sizes, size_kv
@@ -20,6 +21,7 @@ from stepahead.memory.meter import Meter
 from stepahead.memory.passes import NUM_SIZES, run_passes, tail_nbytes
 from stepahead.memory.plan import CACHE, KV, PROGRAM_CODE, Kind, MemoryPlan, Part
 from stepahead.models.draft_vocab import CAPACITY
+from stepahead.models.layers import expert_tensors
 from stepahead.models.model import Model
 from stepahead.models.registry import load_model
 from stepahead.repack.cache_file import Index
@@ -87,21 +89,27 @@ class Planner:
         settings and for files that cannot be run."""
         dry = self._dry_model(asked.mtp != "off")
         config = asked.resolve(dry.model.context_length)
-        return self._plan(dry, config, max_cache_nbytes, self._passes(dry, config))
+        return self._plan(asked, dry, config, max_cache_nbytes, self._passes(dry, config))
 
     def most_nbytes(self, asked: EngineConfig) -> int:
         """What no plan with these settings is beyond, in little time: beside what the largest passes take, the
         pool is taken to be full. Raises what `plan` raises."""
         dry = self._dry_model(asked.mtp != "off")
         config = asked.resolve(dry.model.context_length)
-        return self._plan(dry, config, None, self._passes(dry, config, num_sizes=1) + MAX_IDLE).nbytes
+        return self._plan(asked, dry, config, None, self._passes(dry, config, num_sizes=1) + MAX_IDLE).nbytes
 
     def _plan(
-        self, dry: DryModel, config: ResolvedConfig, max_cache_nbytes: int | None, pass_nbytes: int
+        self,
+        asked: EngineConfig,
+        dry: DryModel,
+        config: ResolvedConfig,
+        max_cache_nbytes: int | None,
+        pass_nbytes: int,
     ) -> MemoryPlan:
         sizes = self._kv_sizes(dry.model, config, max_cache_nbytes)
+        placement = self.placement(asked, 0)
         parts = (
-            *self._weights(dry, config),
+            *self._weights(dry, config, placement),
             *self._program(dry, config, sizes),
             *self._contexts(dry, config, sizes, pass_nbytes),
         )
@@ -111,7 +119,26 @@ class Planner:
             config.max_num_seqs,
             config.kv_type,
             dry.model.step_nbytes,
+            host_experts=placement.layers,
+            host_nbytes=placement.host_nbytes,
         )
+
+    def placement(self, asked: EngineConfig, lacking: int) -> Placement:
+        """The layers whose experts are on the host, as asked; if that is left open, as few as give so many bytes."""
+        if self.place is None:
+            return Placement()
+        count = None if isinstance(asked.cpu_experts, str) else asked.cpu_experts
+        model = self._dry_model(asked.mtp != "off").model
+        return place(self._expert_layers(model), model.num_trunk_layers, count, asked.gpu_layers, lacking)
+
+    def _expert_layers(self, model: Model) -> list[ExpertLayer]:
+        layers = []
+        for spec in model.layers[: model.num_trunk_layers]:
+            if spec.is_moe:
+                infos = [self.file.tensors[name] for name in expert_tensors(spec.index)]
+                nbytes = sum(info.nbytes for info in infos)
+                layers.append(ExpertLayer(spec.index, self._loaded_nbytes(infos), nbytes))
+        return layers
 
     def _dry_model(self, has_heads: bool) -> DryModel:
         if has_heads not in self._dry:
@@ -125,11 +152,11 @@ class Planner:
         return self._dry[has_heads]
 
     # --- weights ---
-    def _weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
-        key = dry.model.draft is not None, config.repack, config.draft_type, config.draft_vocab
+    def _weights(self, dry: DryModel, config: ResolvedConfig, placement: Placement) -> list[Part]:
+        key = dry.model.draft is not None, config.repack, config.draft_type, config.draft_vocab, placement
         if key not in self._weight_parts:
             if self.place is not None:
-                self._weight_parts[key] = self._copied_weights(dry, config)
+                self._weight_parts[key] = self._copied_weights(dry, config, placement)
             else:
                 is_reference = config.device == "reference"
                 self._weight_parts[key] = (self._decoded_weights if is_reference else self._used_weights)(dry, config)
@@ -194,14 +221,14 @@ class Planner:
             Part("weights decoded", 4 * elements, "touched"),
         ]
 
-    def _copied_weights(self, dry: DryModel, config: ResolvedConfig) -> list[Part]:
-        """Into a memory of the backend's own: all that is loaded, used or not."""
+    def _copied_weights(self, dry: DryModel, config: ResolvedConfig, placement: Placement) -> list[Part]:
+        """Into a memory of the backend's own: all that is loaded, used or not, but for what stays on the host."""
         shortlist = [
             replace(part, kind="memory") for part in self._shortlist(dry, config, set()) if part.kind != "file"
         ]
         blocks = [] if dry.model.draft is None else self._blocks(dry)
         return [
-            Part("weights", self._loaded_nbytes(self._trunk(dry)), "memory"),
+            Part("weights", self._loaded_nbytes(self._trunk(dry)) - placement.device_nbytes, "memory"),
             Part("heads", self._loaded_nbytes(blocks), "memory"),
             *shortlist,
         ]

@@ -1,13 +1,14 @@
 """The ways to make a model fit: which settings take less, how much less, and what each of them costs the user.
 
 In the order of that cost: what only later prompts miss, then waiting for one another, then a rounding of keys and
-values that hardly shows, then a shorter context, and last what makes every token slower.
+values that hardly shows, then a shorter context, and last what makes every token slower: experts that the CPU computes
+for a GPU, no heads.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from stepahead.config import GB, EngineConfig
+from stepahead.config import AUTO_EXPERTS, GB, EngineConfig
 from stepahead.errors import StepaheadError
 from stepahead.memory.planner import Planner
 
@@ -104,6 +105,12 @@ def _changes(planner: Planner, asked: EngineConfig, need: Need, free: int) -> It
     length = _shorter(planner, asked, need, free)
     if length is not None:
         yield _flag("context-length", length), replace(asked, context_length=length)
+    if planner.place is not None:
+        whole = replace(asked, cpu_experts=0, gpu_layers=None)
+        lacking = need(whole) - free
+        count = len(planner.placement(replace(whole, cpu_experts=AUTO_EXPERTS), lacking).layers)
+        if count > len(planner.placement(asked, 0).layers):
+            yield _flag("cpu-experts", count), replace(whole, cpu_experts=count)
     if planner.model(asked).draft is not None:
         yield "--mtp off", replace(asked, mtp="off")
     if asked.repack != "never":
@@ -125,7 +132,7 @@ def _together(planner: Planner, asked: EngineConfig, ways: list[Way], need: Need
     for way in ways:
         changed = {
             name: getattr(way.config, name)
-            for name in ("cache_gb", "max_num_seqs", "kv_type", "mtp", "repack")
+            for name in ("cache_gb", "max_num_seqs", "kv_type", "mtp", "repack", "cpu_experts")
             if getattr(way.config, name) != getattr(asked, name)
         }
         if changed:

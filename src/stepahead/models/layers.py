@@ -173,6 +173,11 @@ class GatedMLP:
         return backend.linear(backend.swiglu(gate, up, limit), self.down)
 
 
+def expert_tensors(layer: int) -> tuple[str, ...]:
+    """Names of a layer's routed experts."""
+    return tuple(f"blk.{layer}.ffn_{part}_exps.weight" for part in ("gate", "up", "down"))
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
     """How a mixture of experts chooses: sigmoid scores, selection bias, weights normalised and scaled."""

@@ -1,8 +1,9 @@
 """Matrices that were made of a model's files, instead of the files' own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from stepahead.backends.base import ON_HOST
 from stepahead.gguf import GGUFFile
 from stepahead.gguf.block_quants import Bytes
 from stepahead.gguf.quants import QuantType
@@ -21,6 +22,21 @@ class MadeSource(FileSource):
     def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
         found = self._made[file].get(name) if file in self._made else None
         return super().matrix(file, name, parts) if found is None else found
+
+
+class HostSource(FileSource):
+    """Another source, and matrices of a file that stay in the host's memory, as they are there."""
+
+    def __init__(self, source: FileSource, file: GGUFFile, on_host: Collection[str]) -> None:
+        self._source = source
+        self._file = file
+        self._on_host = on_host
+
+    def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
+        if file is not self._file or name not in self._on_host:
+            return self._source.matrix(file, name, parts)
+        data, _, type = super().matrix(file, name, parts)
+        return data, ON_HOST, type
 
 
 class ToldSource(FileSource):

@@ -69,6 +69,7 @@ class ModelCosts:
             "is_repacked": self._is_repacked,
             "draft_vocab": self._config.draft_vocab,
             "draft_type": self._config.draft_type,
+            "cpu_experts": self._config.cpu_experts,
         }
 
     def _measure(self, kept: CostFile, seconds: float, is_patient: bool) -> CostSeed:

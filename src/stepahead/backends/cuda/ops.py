@@ -14,12 +14,15 @@ import triton
 
 from stepahead.backends.base import (
     MAX_REMEMBERED,
+    ON_HOST,
     PLAIN,
     AttentionRows,
     Bytes,
     Floats,
+    Handle,
     Ints,
     OwnMemory,
+    QuantMatrix,
     Rope,
     SampledRows,
     SampleRows,
@@ -30,6 +33,7 @@ from stepahead.backends.cuda.checks import demand, demand_array, demand_same, de
 from stepahead.backends.cuda.device import Device, explains_memory
 from stepahead.backends.cuda.expert_counter import ExpertCounter
 from stepahead.backends.cuda.host_arrays import HostArrays
+from stepahead.backends.cuda.host_experts import HostExperts
 from stepahead.backends.cuda.kernels.argmax import argmax
 from stepahead.backends.cuda.kernels.attention import attention
 from stepahead.backends.cuda.kernels.concat import concat
@@ -72,12 +76,14 @@ class CudaBackend:
     can_share = True
 
     def __init__(self, index: int = 0, threads: int | None = None) -> None:
-        """threads: of the CPU, that read weights. Raises BackendError where there is no such GPU."""
+        """threads: of the CPU, that read weights and compute experts that stay in its memory. Raises BackendError where
+        there is no such GPU."""
         self.device = Device.open(index)
         self.launch = Launcher()
         self.arrays = HostArrays(self.device.torch)
         self.experts = ExpertCounter(self.device.torch)
         self._loader = Loader(self.device, self.launch, resolve_threads(threads))
+        self.host_experts = HostExperts(self.device, resolve_threads(threads))
         self._remembered = torch.zeros(MAX_REMEMBERED, dtype=torch.int32, device=self.device.torch)
         self._num_remembered = 0
         self._frequencies: dict[int, tuple[Rope, torch.Tensor]] = {}  # by id; a Rope that is kept keeps its own
@@ -117,7 +123,9 @@ class CudaBackend:
     def matrix_nbytes(self, type: QuantType, shape: tuple[int, ...]) -> int:
         return stored_nbytes(type, shape)
 
-    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> CudaMatrix:
+    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> QuantMatrix:
+        if layout == ON_HOST:
+            return self.host_experts.load_matrix(data, type, shape)
         demand(layout == PLAIN, f"layout {layout!r} is unknown; a GPU is given {PLAIN} weights, and packs them itself")
         return self._loader.load(data, type, shape)
 
@@ -278,9 +286,9 @@ class CudaBackend:
         self,
         x: Rows,
         routing: Routing,
-        gate: CudaMatrix,
-        up: CudaMatrix,
-        down: CudaMatrix,
+        gate: Handle,  # CudaMatrix, as up and down, or all of them what `host_experts` has loaded
+        up: Handle,
+        down: Handle,
         limit: float,
         shared: SharedExpert | None = None,
     ) -> Rows:
@@ -288,9 +296,15 @@ class CudaBackend:
             x.shape[0] == routing.num_rows and {len(m.shape) for m in (gate, up, down)} == {3},
             f"moe_ffn: x {x.shape}, routing {routing.shape}, gate {gate.shape}, down {down.shape}",
         )
-        if shared is None or rides_along(shared, gate, up, down):
+        on_host = not isinstance(gate, CudaMatrix)
+        if not on_host and (shared is None or rides_along(shared, gate, up, down)):
             return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
-        routed = Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
+        if on_host:
+            routed: Rows = self.host_experts.moe_ffn(x, routing, gate, up, down, limit)
+        else:
+            routed = Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
+        if shared is None:
+            return routed
         g, u = self.linear_many(x, (shared.gate, shared.up))
         hidden = self.swiglu(g, u, shared.limit)
         return self.add(routed, self.linear(hidden, shared.down))

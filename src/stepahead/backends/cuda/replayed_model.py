@@ -1,8 +1,9 @@
 """A model whose passes of few rows are replayed instead of launched kernel by kernel.
 
-Launching takes the host longer than computing takes the device: some five hundred kernels a step. Implements `Model`
-around one; what it gives has the bits that the model itself gives, and is written over by the next pass of the trunk,
-or of the same head: whoever keeps hidden rows, logits or tokens beyond that copies them.
+Launching takes the host longer than computing takes the device: some five hundred kernels a step. Where the host
+computes experts, passes of the trunk are not replayed, those of heads are. Implements `Model` around one; what it gives
+has the bits that the model itself gives, and is written over by the next pass of the trunk, or of the same head:
+whoever keeps hidden rows, logits or tokens beyond that copies them.
 """
 
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ class ReplayedModel:
         """Record what is most likely needed before somebody waits for it. No keys or values are written."""
         if self._backend.device.is_interpreted:
             return  # where it would take long, and recording takes no longer than launching
-        for count in TRUNK_ROWS:
+        for count in TRUNK_ROWS if not self._backend.host_experts.are_used else ():
             self.record_ahead(None, count, kv)
         for head in range(self._model.draft.num_heads if self._model.draft is not None else 0):
             for count in HEAD_ROWS:
@@ -114,6 +115,8 @@ class ReplayedModel:
 
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
+        if head is None and self._backend.host_experts.are_used:
+            return None  # the host takes part in it
         num_rows, num_logits = len(batch.token_ids), len(batch.logit_rows)
         if not 0 < num_rows <= MAX_ROWS or (batch.output_rows is not None and len(batch.output_rows) == 0):
             return None

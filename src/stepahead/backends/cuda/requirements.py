@@ -1,6 +1,6 @@
 """What this room needs before any of it can be imported: torch and triton, and a folder for compiled kernels.
 
-The one module of the room that needs neither of them itself.
+Like `placement`, it needs neither of them itself.
 """
 
 import atexit
