@@ -132,15 +132,8 @@ class SampleRows:
     @classmethod
     def greedy(cls, count: int) -> "SampleRows":
         """The likeliest token of each of so many rows."""
-        return cls(
-            seeds=np.zeros(count, np.uint64),
-            positions=np.zeros(count, np.int64),
-            temperatures=np.zeros(count, np.float64),
-            top_k=np.zeros(count, np.int32),
-            top_p=np.ones(count, np.float64),
-            min_p=np.zeros(count, np.float64),
-            is_plain=np.ones(count, np.bool_),
-        )
+        ints, floats = np.zeros(count, np.int64), np.zeros(count, np.float64)
+        return cls(ints.astype(np.uint64), ints, floats, ints.astype(np.int32), np.ones(count), floats, ints == 0)
 
 
 class SampledRows(Protocol):
@@ -324,6 +317,15 @@ class Backend(Protocol):
 
     def kv_write(self, kv: KVBlocks, k: Tensor, v: Tensor, rows: AttentionRows) -> None:
         """Store (num_rows, num_kv_heads * head_dim) keys and values at rows.slots."""
+        ...
+
+    can_write_turned: bool  # False: write_turned is left to the ops that it is made of
+
+    def write_turned(
+        self, kv: KVBlocks, k: Tensor, v: Tensor, k_weight: Tensor | None, eps: float, table: RopeTable,
+        rows: AttentionRows, q: Tensor | None, q_weight: Tensor | None,
+    ) -> Tensor | None:  # fmt: skip
+        """kv_write of v and of k after qk_norm_rope; and qk_norm_rope of q, where there is one."""
         ...
 
     def attention(

@@ -69,6 +69,7 @@ class Meter:
 
     name = "meter"
     can_sample = False
+    can_write_turned = False
     can_share = False
 
     def __init__(self, backend: Backend) -> None:

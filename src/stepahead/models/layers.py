@@ -84,8 +84,9 @@ class Attention:
         kv: KVBlocks,
     ) -> Tensor:
         k, v, q, *gate = backend.linear_many(x, [self.attn_k, self.attn_v, *self._queries])
-        self._write(backend, k, v, spec, eps, rope, rows, kv)
-        return self._mix(backend, q, gate, spec, eps, rope, rows, kv)
+        turned = self._write(backend, k, v, spec, eps, rope, rows, kv, q)
+        assert turned is not None
+        return self._mix(backend, turned, gate, spec, rows, kv)
 
     def write(
         self,
@@ -113,7 +114,8 @@ class Attention:
     ) -> Tensor:
         """The output of rows whose keys and values are written."""
         q, *gate = backend.linear_many(x, self._queries)
-        return self._mix(backend, q, gate, spec, eps, rope, rows, kv)
+        turned = backend.qk_norm_rope(q, self.attn_q_norm, eps, rope, spec.head_dim)
+        return self._mix(backend, turned, gate, spec, rows, kv)
 
     @property
     def _queries(self) -> tuple[QuantMatrix, ...]:
@@ -129,21 +131,23 @@ class Attention:
         rope: RopeTable,
         rows: AttentionRows,
         kv: KVBlocks,
-    ) -> None:
+        q: Tensor | None = None,
+    ) -> Tensor | None:
+        """Keys and values; the queries as they meet them, where there are some."""
+        if backend.can_write_turned:
+            return backend.write_turned(kv, k, v, self.attn_k_norm, eps, rope, rows, q, self.attn_q_norm)
         backend.kv_write(kv, backend.qk_norm_rope(k, self.attn_k_norm, eps, rope, spec.head_dim), v, rows)
+        return None if q is None else backend.qk_norm_rope(q, self.attn_q_norm, eps, rope, spec.head_dim)
 
     def _mix(
         self,
         backend: Backend,
-        q: Tensor,
+        q: Tensor,  # normed and turned
         gate: Sequence[Tensor],  # one or none
         spec: LayerSpec,
-        eps: float,
-        rope: RopeTable,
         rows: AttentionRows,
         kv: KVBlocks,
     ) -> Tensor:
-        q = backend.qk_norm_rope(q, self.attn_q_norm, eps, rope, spec.head_dim)
         mixed = backend.attention(q, kv, rows, spec.head_dim**-0.5, spec.window)
         if gate:
             mixed = backend.head_gate(mixed, gate[0])

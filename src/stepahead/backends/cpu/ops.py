@@ -75,6 +75,7 @@ class CpuBackend:
 
     name = "cpu"
     can_sample = False
+    can_write_turned = False
     can_share = False
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
@@ -231,6 +232,9 @@ class CpuBackend:
     def kv_write(self, kv: Handle, k: Handle, v: Handle, rows: AttentionRows) -> None:
         _check_array("kv_write: slots", rows.slots, np.int32, 1)
         self._context.kv_write(kv, k, v, rows.slots)
+
+    def write_turned(self, *_: Any) -> None:
+        raise BackendError("write_turned is qk_norm_rope and kv_write here")
 
     def attention(
         self, q: Handle, kv: Handle, rows: AttentionRows, scale: float, window: int | None = None

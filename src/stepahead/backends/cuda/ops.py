@@ -50,6 +50,7 @@ from stepahead.backends.cuda.kernels.qk_norm_rope import qk_norm_rope
 from stepahead.backends.cuda.kernels.remember import remember
 from stepahead.backends.cuda.kernels.rms_norm import rms_norm
 from stepahead.backends.cuda.kernels.rope_table import RopeTable, inverse_frequencies, rope_table
+from stepahead.backends.cuda.kernels.rope_write import rope_write
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.kernels.swiglu import swiglu
 from stepahead.backends.cuda.kv import KVBlocks
@@ -73,6 +74,7 @@ class CudaBackend:
 
     name = "cuda"
     can_sample = True
+    can_write_turned = True
     can_share = True
 
     def __init__(self, index: int = 0, threads: int | None = None) -> None:
@@ -239,6 +241,23 @@ class CudaBackend:
         wanted = len(rows.slots), kv.num_kv_heads * kv.head_dim
         demand(k.shape == wanted, f"kv_write: keys of {k.shape}, the rows and heads are {wanted}")
         kv_write(self.launch, kv, k.values, v.values, self.arrays(rows.slots))
+
+    def write_turned(
+        self, kv: KVBlocks, k: Rows, v: Rows, k_weight: Rows | None, eps: float, table: RopeTable,
+        rows: AttentionRows, q: Rows | None, q_weight: Rows | None,
+    ) -> Rows | None:  # fmt: skip
+        demand_array("write_turned: slots", rows.slots, np.int32, 1)
+        demand_same("write_turned", k, v)
+        wanted = len(rows.slots), kv.num_kv_heads * kv.head_dim
+        demand(k.shape == wanted, f"write_turned: keys of {k.shape}, the rows and heads are {wanted}")
+        demand(len(table.cos) == k.shape[0], f"write_turned: keys {k.shape}, a table of {len(table.cos)} rows")
+        if q is not None:
+            fits = q.shape[0] == k.shape[0] and q.shape[1] % kv.head_dim == 0
+            demand(fits, f"write_turned: keys {k.shape}, queries {q.shape} in heads of {kv.head_dim}")
+        of_k, of_q, queries = (None if each is None else each.values for each in (k_weight, q_weight, q))
+        slots = self.arrays(rows.slots)
+        turned = rope_write(self.launch, kv, k.values, v.values, of_k, eps, table, slots, queries, of_q)
+        return None if turned is None else Rows(turned)
 
     def attention(self, q: Rows, kv: KVBlocks, rows: AttentionRows, scale: float, window: int | None = None) -> Rows:
         for name, ndim in (("positions", 1), ("first_keys", 1), ("sequences", 1), ("block_tables", 2)):

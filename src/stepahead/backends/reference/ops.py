@@ -87,6 +87,7 @@ class ReferenceBackend:
 
     name = "reference"
     can_sample = False
+    can_write_turned = False
     can_share = True
 
     def __init__(self, int8_activations: bool = False) -> None:
@@ -238,6 +239,9 @@ class ReferenceBackend:
         shape = (len(rows.slots), *kv.k.shape[1:])
         kv.k[rows.slots] = k.reshape(shape)
         kv.v[rows.slots] = v.reshape(shape)
+
+    def write_turned(self, *_: Any) -> None:
+        raise BackendError("write_turned is qk_norm_rope and kv_write here")
 
     def attention(
         self, q: Floats, kv: ReferenceKV, rows: AttentionRows, scale: float, window: int | None = None
