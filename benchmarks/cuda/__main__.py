@@ -6,6 +6,7 @@
   M3  routed experts                                        M8  the demo model, beside the CPU
   M4  Step's layers with random weights: plain decoding and cycles of three heads
   tiles  products in tiles of other sizes than the table of configurations has; only where it is named
+  host   routed experts that the CPU computes, beside the shared one on the GPU; only where it is named
 
 Every part runs alone, and always in this order. Records go to FILE a line each, as they come, and a table at the end:
 --table FILE makes it again of what a run has written. --toy: the smallest shapes in Triton's interpreter, to know that
@@ -34,9 +35,10 @@ PARTS: dict[str, tuple[str, float]] = {
     "M7": ("prompt", 30),
     "M8": ("demo", 40),
     "tiles": ("tiles", 300),
+    "host": ("host_experts", 40),
 }
-"""Module, and seconds after which no further case of it begins: eight minutes in all, without the last."""
-NAMED = ("tiles",)
+"""Module, and seconds after which no further case of it begins: eight minutes in all, without those of NAMED."""
+NAMED = ("tiles", "host")
 """Measured only where it is asked for by name."""
 
 

@@ -148,7 +148,7 @@ def test_targets_are_judged_by_the_best_depth() -> None:
 @pytest.mark.skipif(not IS_INTERPRETED, reason="toy shapes are for the interpreter")
 def test_every_part_runs_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "toy.json"
-    parts = ["M0", "M2", "M3", "M4", "M5", "M6"]
+    parts = ["M0", "M2", "M3", "M4", "M5", "M6", "host"]
     status = main(["--toy", *parts, "--out", str(out)])
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [record.get("error") for record in records if "error" in record] == []
