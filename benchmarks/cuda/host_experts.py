@@ -14,7 +14,7 @@ import torch
 from benchmarks.cuda.bench import Bench
 from benchmarks.cuda.byte_bounds import distinct_experts
 from benchmarks.cuda.made_weights import made_matrix
-from stepahead.backends.base import ON_HOST, Bytes, SharedExpert
+from stepahead.backends.base import ON_HOST, PLAIN, Bytes, SharedExpert
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
 from stepahead.gguf import QuantType
@@ -32,7 +32,9 @@ def measure(bench: Bench) -> None:
     shapes = ((experts, width, hidden), (experts, width, hidden), (experts, hidden, width))
     backend = bench.backend
     data = [_made_bytes(shape, seed) for seed, shape in enumerate(shapes)]
-    matrices = [backend.load_matrix(each, TYPE, shape, ON_HOST) for each, shape in zip(data, shapes, strict=True)]
+    matrices = [
+        backend.load_matrix(each, TYPE, shape, ON_HOST + PLAIN) for each, shape in zip(data, shapes, strict=True)
+    ]
     shared = SharedExpert(*(made_matrix(TYPE, shape[1:], bench.device) for shape in shapes), 0.0)
     nbytes = sum(matrix.nbytes for matrix in matrices) / experts
     for count in ROWS[:1] if bench.is_toy else ROWS:

@@ -112,7 +112,7 @@ def load_weights(
 ) -> tuple[Model, tuple[Repacked, ...]]:
     """The model, and what was repacked of it."""
     config, repack = fitted.config, str(fitted.config.repack)
-    on_host = [name for layer in fitted.plan.host_experts for name in expert_tensors(layer)]
+    on_host = _host_layouts(file, fitted.plan.host_experts)
     model, repacked = load_repacked(file, backend, heads, repack, on_repack, config.draft_type, on_host)
     if tokenizer.vocab_size > model.vocab_size:
         raise ConfigError(
@@ -121,6 +121,17 @@ def load_weights(
     shorten_drafts(model, backend, tokenizer.frequent_ids, config.draft_vocab, repack, on_repack or _ignore)
     backend.finish_loading()
     return _replayed(model, backend), repacked
+
+
+def _host_layouts(file: GGUFFile, layers: tuple[int, ...]) -> dict[str, str]:
+    """Of the experts that stay in the host's memory: how the CPU multiplies them fastest."""
+    if not layers:
+        return {}
+    from stepahead.backends.cpu.layouts import preferred_layout  # noqa: PLC0415
+    from stepahead.backends.cpu.ops import resolve_isa  # noqa: PLC0415
+
+    infos = [file.tensors[name] for layer in layers for name in expert_tensors(layer)]
+    return {info.name: preferred_layout(resolve_isa(None), info.type, info.shape) for info in infos}
 
 
 def _replayed(model: Model, backend: Backend) -> Model:

@@ -26,9 +26,9 @@ KV_TYPES = ("f16", "f32", "q8_0")
 PLAIN = "plain"
 """The layout of weights as a GGUF file has them: row after row."""
 
-ON_HOST = "host"
-"""Asked of a backend with a memory of its own: plain weights that stay where the file is mapped, and are multiplied
-there."""
+ON_HOST = "host:"
+"""Before the name of a layout, asked of a backend with a memory of its own: weights of experts that stay where they are
+mapped, and are multiplied there."""
 
 PANEL_ROWS = 16
 """Rows that another layout may mix: repacked weights are cut at multiples of it, and have as many bytes as before."""
@@ -214,7 +214,7 @@ class Backend(Protocol):
         """Weights over `data`, the bytes of the file: (out, in) or (experts, out, in). They stay mapped, and are not
         copied unless own_memory says so.
 
-        layout: PLAIN, or what preferred_layout said and repack made; ON_HOST, of experts, if own_memory is one.
+        layout: PLAIN, or what preferred_layout said and repack made; or ON_HOST and one of the CPU's.
         """
         ...
 

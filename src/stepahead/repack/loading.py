@@ -5,7 +5,6 @@ from its file. Must not know: how a layout is made, how and where it is kept.
 """
 
 import logging
-from collections.abc import Collection
 
 from stepahead.backends.base import PLAIN, Backend
 from stepahead.errors import StepaheadError
@@ -17,7 +16,7 @@ from stepahead.models.weights import FILES, FileSource
 from stepahead.repack.cache_file import UnusableError
 from stepahead.repack.folders import NEVER, check_choice
 from stepahead.repack.head_types import head_matrices
-from stepahead.repack.repacked import OnRepack, Repacked, repack
+from stepahead.repack.repacked import OnRepack, Repacked, find_repacked, repack
 from stepahead.repack.source import HostSource, MadeSource, Matrices, ToldSource
 
 log = logging.getLogger("stepahead")
@@ -50,11 +49,12 @@ def load_repacked(
     choice: str,
     on_repack: OnRepack | None = None,
     draft_type: str = FILE_TYPE,
-    on_host: Collection[str] = (),
+    on_host: Layouts | None = None,
 ) -> tuple[Model, tuple[Repacked, ...]]:
     """As load_model, and what was repacked, by file. `choice` is "auto", "never" or the folder for cache files;
     draft_type the type of the heads' large matrices, "file" for their own; on_host: matrices of `file` that a backend
-    with a memory of its own leaves in the host's.
+    with a memory of its own leaves in the host's, and in which layouts they are multiplied fastest there. A cache file
+    that has those is used, and none is written: it would be in the way of one that has all matrices.
 
     Raises ConfigError for another choice, and what load_model raises. What cannot be repacked is a warning.
     """
@@ -75,7 +75,8 @@ def load_repacked(
         made[heads] = made.get(heads, {}) | _small_heads(heads, QuantType[draft_type], backend, choice, on_repack)
     matrices = MadeSource(made) if made else FILES
     if on_host:
-        matrices = HostSource(matrices, file, on_host)
+        layouts = {name: layout for name, layout in on_host.items() if layout != PLAIN}
+        matrices = HostSource(matrices, file, on_host, {} if choice == NEVER else find_repacked(file, layouts, choice))
     if backend.own_memory is not None:
         matrices = ToldSource(matrices, file, heads, on_repack or _ignore)
     return load_model(file, backend, heads, matrices), tuple(repacked.values())

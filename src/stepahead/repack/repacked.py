@@ -109,6 +109,17 @@ def make_or_map(
     return map_cache(chosen, index), chosen
 
 
+def find_repacked(file: GGUFFile, layouts: dict[str, str], choice: str) -> Matrices:
+    """Those matrices in those layouts, from a cache file that has all of them; none, if there is no such file."""
+    index = Index.plan(file.identity(), ((file.tensors[name], layout) for name, layout in layouts.items()))
+    for path in cache_paths(file.path, choice, REPACKED.suffix):
+        try:
+            return Repacked.of(file, index, map_cache(path, index), path).matrices
+        except (FileNotFoundError, UnusableError):
+            continue
+    return {}
+
+
 def find_cache(file: GGUFFile) -> Path | None:
     """The cache file that was made of this model as it is, whatever it holds."""
     anything = Index.plan(file.identity(), ())

@@ -25,18 +25,19 @@ class MadeSource(FileSource):
 
 
 class HostSource(FileSource):
-    """Another source, and matrices of a file that stay in the host's memory, as they are there."""
+    """Another source, and matrices of a file that stay in the host's memory: repacked, or the file's own bytes."""
 
-    def __init__(self, source: FileSource, file: GGUFFile, on_host: Collection[str]) -> None:
+    def __init__(self, source: FileSource, file: GGUFFile, on_host: Collection[str], repacked: Matrices) -> None:
         self._source = source
         self._file = file
         self._on_host = on_host
+        self._repacked = repacked
 
     def matrix(self, file: GGUFFile, name: str, parts: tuple[tuple[int, ...], ...]) -> tuple[Bytes, str, QuantType]:
         if file is not self._file or name not in self._on_host:
             return self._source.matrix(file, name, parts)
-        data, _, type = super().matrix(file, name, parts)
-        return data, ON_HOST, type
+        data, layout, type = self._repacked.get(name) or super().matrix(file, name, parts)
+        return data, f"{ON_HOST}{layout}", type
 
 
 class ToldSource(FileSource):

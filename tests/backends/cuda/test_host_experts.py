@@ -3,6 +3,8 @@
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +15,16 @@ import torch
 from backends.cuda.exact_dots import exact_dots
 from stepahead import LLM, BackendError, Completion, ConfigError, SamplingParams, Speculation
 from stepahead.backends.base import ON_HOST, PLAIN
-from stepahead.backends.cpu.ops import CpuBackend
+from stepahead.backends.cpu.layouts import PANELS, preferred_layout
+from stepahead.backends.cpu.ops import CpuBackend, resolve_isa
 from stepahead.backends.cuda.host_experts import PendingRows
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.routing import Routing
 from stepahead.gguf import QuantType, quantize
 from stepahead.models.layers import expert_tensors
 from stepahead.opening import prefix_identity
-from support.random_step35 import Shape
+from stepahead.repack import repacked
+from support.random_step35 import Shape, quantised
 
 # Of numpy, in whose place the interpreter divides what is masked.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -46,13 +50,9 @@ class Experts:
         rng = np.random.default_rng(2)
         self.gpu, self.cpu = CudaBackend(threads=1), CpuBackend(threads=1)
         shapes = [(NUM_EXPERTS, WIDTH, HIDDEN), (NUM_EXPERTS, WIDTH, HIDDEN), (NUM_EXPERTS, HIDDEN, WIDTH)]
-        bytes_of = [quantize(rng.standard_normal(shape, np.float32), type) for shape in shapes]
-        self.on_host = [
-            self.gpu.load_matrix(data, type, shape, ON_HOST) for data, shape in zip(bytes_of, shapes, strict=True)
-        ]
-        self.on_cpu = [
-            self.cpu.load_matrix(data, type, shape, PLAIN) for data, shape in zip(bytes_of, shapes, strict=True)
-        ]
+        weights = [(quantize(rng.standard_normal(shape, np.float32), type), type, shape) for shape in shapes]
+        self.on_host = [self.gpu.load_matrix(*each, ON_HOST + PLAIN) for each in weights]
+        self.on_cpu = [self.cpu.load_matrix(*each) for each in weights]
 
     def begun(self, x: np.ndarray, logits: np.ndarray) -> PendingRows:
         gpu = self.gpu
@@ -135,7 +135,7 @@ def test_what_the_worker_raises_is_raised_where_it_is_waited_for(experts: Expert
 def test_experts_alone_can_stay(experts: Experts) -> None:
     data = quantize(np.zeros((32, 64), np.float32), QuantType.Q8_0)
     with pytest.raises(BackendError, match=r"weights of shape \(32, 64\) are no experts"):
-        experts.gpu.load_matrix(data, QuantType.Q8_0, (32, 64), ON_HOST)
+        experts.gpu.load_matrix(data, QuantType.Q8_0, (32, 64), ON_HOST + PLAIN)
 
 
 def type_of_routing() -> type:
@@ -215,6 +215,27 @@ def test_it_is_said_where_the_experts_are(llm: LLM) -> None:
     mapped = llm._file.data(expert_tensors(last)[1])
     assert np.shares_memory(on_host.ffn_up_exps.data, mapped), "the file's own bytes"
     assert llm.model.draft is not None
+
+
+@pytest.mark.skipif(
+    preferred_layout(resolve_isa(None), QuantType.Q4_K, (4, 256, 256)) == PLAIN, reason="nothing is faster in panels"
+)
+def test_what_the_cpu_has_repacked_is_used(model_path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repacked, "MIN_FILE_BYTES", 0)
+    path = model_path(replace(quantised(SMALLEST, QuantType.Q4_K), heads_sliding=4))
+    x, logits = np.ones((2, 256), np.float32), np.eye(2, 4, dtype=np.float32)
+    layouts, found = [], []
+    for device in ("cuda", "cpu", "cuda"):
+        with load(path, device, repack=tmp_path, mtp="off", cpu_experts=1 if device == "cuda" else "auto") as llm:
+            assert bool(list(tmp_path.iterdir())) == bool(found) or device == "cpu", "a GPU's run writes nothing"
+            if device == "cuda":
+                backend, part = llm.backend, llm.model.blk[-1].ffn
+                experts = part.ffn_gate_exps, part.ffn_up_exps, part.ffn_down_exps
+                layouts.append([matrix.layout for matrix in experts])
+                routing = backend.moe_route(backend.upload(logits), None, 2, True, 1.0)
+                found.append(backend.download(backend.moe_ffn(backend.upload(x), routing, *experts, 0.0)).tobytes())
+    assert layouts == [[PLAIN] * 3, [PANELS] * 3]
+    assert found[0] == found[1]
 
 
 def test_prefixes_of_another_placement_are_others(llm: LLM) -> None:

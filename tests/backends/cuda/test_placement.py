@@ -134,6 +134,13 @@ def test_a_context_that_is_chosen_finds_the_experts_placed(planner: Planner) -> 
     assert [line.split("=")[0] for line in fitted.plan.choices] == ["cpu_experts", "context_length"]
 
 
+def test_where_nothing_is_refused_the_gpu_is_as_small(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--memory-gb inf"""
+    for nbytes, count in ((need(planner), 0), (need(planner) - 1, 1), (1000, 3)):
+        monkeypatch.setattr(planner, "place", OwnMemory("a small GPU", nbytes))
+        assert fit(planner, ASKED, None).config.cpu_experts == count
+
+
 def test_what_was_asked_for_is_not_changed(planner: Planner) -> None:
     plenty = 10 * need(planner)
     for asked in ({"cpu_experts": 2}, {"gpu_layers": 2}):

@@ -66,15 +66,15 @@ class HostExperts:
     def are_used(self) -> bool:
         return self._cpu is not None
 
-    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...]) -> "Matrix":
-        """Plain weights of experts; `data` stays mapped."""
+    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str) -> "Matrix":
+        """Weights of experts, in a layout of the CPU's; `data` stays mapped."""
         demand(len(shape) == 3, f"weights of shape {shape} are no experts: those alone can stay in the host's memory")
         if self._cpu is None:
             from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415 (most models need none)
 
             self._cpu = CpuBackend(self._threads)
             self._worker = ThreadPoolExecutor(1, "stepahead-experts")
-        return self._cpu.load_matrix(data, type, shape)
+        return self._cpu.load_matrix(data, type, shape, layout)
 
     def moe_ffn(
         self, x: Rows, routing: Routing, gate: "Matrix", up: "Matrix", down: "Matrix", limit: float

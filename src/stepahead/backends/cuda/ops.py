@@ -126,8 +126,8 @@ class CudaBackend:
         return stored_nbytes(type, shape)
 
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> QuantMatrix:
-        if layout == ON_HOST:
-            return self.host_experts.load_matrix(data, type, shape)
+        if layout.startswith(ON_HOST):
+            return self.host_experts.load_matrix(data, type, shape, layout.removeprefix(ON_HOST))
         demand(layout == PLAIN, f"layout {layout!r} is unknown; a GPU is given {PLAIN} weights, and packs them itself")
         return self._loader.load(data, type, shape)
 
