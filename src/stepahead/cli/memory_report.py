@@ -79,7 +79,7 @@ def show_plan(report: PlanReport) -> None:
     table.add_row("pages of files", size(plan.file_nbytes), "")
     table.add_row("all else, at most", size(plan.anonymous_nbytes), "")
     if plan.host_experts:
-        table.add_row(f"experts of {len(plan.host_experts)} layers, on the host", size(plan.host_nbytes), KINDS["file"])
+        table.add_row(f"experts on the host, layers: {len(plan.host_experts)}", size(plan.host_nbytes), KINDS["file"])
     table.add_row("free", "unknown" if report.free is None else size(report.free), "")
     console = stdout()
     console.print(table)
