@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from stepahead.backends.base import AttentionRows, Ints, KVBlocks, SampleRows
+from stepahead.backends.cuda.device import explains_memory
 from stepahead.backends.cuda.kernels.pad_rows import pad_rows
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.ops import CudaBackend
@@ -37,12 +38,14 @@ HEAD_ROWS = (4, 3, 2, 1)
 to share."""
 
 
+@explains_memory
 class ReplayedModel:
     """Everything that is not a pass is the model's own."""
 
     def __init__(self, model: Model, backend: CudaBackend) -> None:
         self._model = model
         self._backend = backend
+        self.device = backend.device
         self._recorder = new_recorder(backend.device, backend.launch)
         # What was recorded wrote into these keys and values, and goes with them.
         self._passes: WeakKeyDictionary[KVBlocks, dict[Kind, ReplayedPass]] = WeakKeyDictionary()
