@@ -22,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stepahead.backends.cuda import kernels
+from stepahead.backends.cuda.launch import MATRIX_SIZE
 from stepahead.backends.cuda.machine_code import LANES, MachineCode, missing_tools, of_amdgcn, of_cubin
 
 TARGETS = ("sm_90", "sm_80", "sm_120", "gfx942")
@@ -110,6 +111,7 @@ def examine(case: CompileCase, target: str) -> Finding:
     """Compile and read. A kernel that does not compile is a fault, too."""
     start = time.perf_counter()
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": False}
+    options |= MATRIX_SIZE if target.startswith("gfx") else {}
     try:
         made = triton.compile(case.source(), target=_gpu_target(target), options=options)
     except Exception as error:  # of Triton's many, none of which has a base of its own

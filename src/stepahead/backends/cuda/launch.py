@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+MATRIX_SIZE = {"matrix_instr_nonkdim": 16}
+"""On AMD: of the instruction that multiplies. Left to itself, Triton takes another one for larger tiles, and a row
+among many might get other bits than among few."""
+
+_OPTIONS = MATRIX_SIZE if torch.version.hip else {}
+
 Grid = tuple[int, ...]
 
 
@@ -48,7 +56,13 @@ class Launcher:
         """
         if 0 in grid:
             return
-        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": False, **constexprs}
+        options = {
+            "num_warps": num_warps,
+            "num_stages": num_stages,
+            "enable_fp_fusion": False,
+            **_OPTIONS,
+            **constexprs,
+        }
         launch = Launch(kernel, grid, args, options)
         if self._recording is not None:
             self._recording.launches.append(launch)
