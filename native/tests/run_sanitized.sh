@@ -26,6 +26,7 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 # Python itself is not sanitized, so the runtimes come first in the process; its own leaks are not ours to report.
 cxx=${CXX:-g++}
 export LD_PRELOAD="$("$cxx" -print-file-name=libasan.so) $("$cxx" -print-file-name=libubsan.so)"
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+# A bus error is told by our own handler, and otherwise as without a sanitizer.
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_sigbus=0
 export PYTHONPATH="$package" PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc
 exec "$python" -m pytest -p no:cacheprovider "$root/tests/backends/cpu" "$@"
