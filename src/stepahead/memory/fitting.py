@@ -53,6 +53,7 @@ def fit(planner: Planner, asked: EngineConfig, free: int | None) -> Fitted:
     if asked.context_length == AUTO_CONTEXT:
         config = replace(config, context_length=_auto_context(planner, config, free))
         choices += (_chosen(planner, config, free),)
+    # Experts on the host may be too many for its memory: that is looked at, and said, below.
     is_small = planner.most_nbytes(config) <= _room(free) and not planner.placement(config, 0).layers
     if free is None or is_small:
         return Fitted(planner, config, choices=choices)

@@ -22,6 +22,11 @@ def route_both(counter, reference, logits, top_k):
     reference.moe_route(logits, None, top_k, False, 0.0)
 
 
+def sums(counter):
+    """Of the rows so far, as the backend tells them."""
+    return tuple(np.cumsum(counter.count(LAUNCH)[: counter.num_rows].cpu().numpy()).tolist())
+
+
 @pytest.mark.parametrize("rows", [(1,), (4, 4, 2), (33, 1)])  # of each layer
 def test_distinct_experts_of_the_rows_so_far(rows):
     rng = np.random.default_rng(len(rows))
@@ -31,15 +36,15 @@ def test_distinct_experts_of_the_rows_so_far(rows):
         reference.begin_step()
         for count in rows:
             route_both(counter, reference, rng.normal(0, 1, (count, 12)).astype(np.float32), 3)
-        assert counter.read(LAUNCH) == reference.routed_experts()
+        assert sums(counter) == reference.routed_experts()
 
 
 def test_no_routing_counts_nothing():
-    assert ExpertCounter(DEVICE).read(LAUNCH) == ()
+    assert sums(ExpertCounter(DEVICE)) == ()
 
 
 def test_more_layers_than_one_page_holds():
     counter = ExpertCounter(DEVICE)
     for _ in range(LAYERS + 3):
         counter.page(2, 2)[:2] = torch.tensor([[0, 1], [1, 2]], dtype=torch.int32)
-    assert counter.read(LAUNCH) == (2 * (LAYERS + 3), 3 * (LAYERS + 3))
+    assert sums(counter) == (2 * (LAYERS + 3), 3 * (LAYERS + 3))

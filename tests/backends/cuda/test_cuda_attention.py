@@ -15,7 +15,6 @@ from backends.cuda.kernel_cases import DEVICE, LAUNCH, assert_same_bits, normal,
 from stepahead.backends.base import AttentionRows
 from stepahead.backends.cuda.kernels import attention as module
 from stepahead.backends.cuda.kernels.attention import attention
-from stepahead.backends.cuda.kernels.head_gate import head_gate
 from stepahead.backends.cuda.kernels.kv_write import kv_write
 from stepahead.backends.cuda.kv import KVBlocks
 from stepahead.backends.reference.ops import ReferenceBackend
@@ -116,14 +115,10 @@ def test_where_splits_are_put_together_changes_no_bit(monkeypatch) -> None:
     cache = Cache(1, 32, "f16")
     rows = some(MIXED, [12, 7])
     q = normal(np.random.default_rng(0), 2, 4 * 32)
-    gate = on_device(normal(np.random.default_rng(1), 2, 4))
     parted = cache.attend(q, rows, 0.125)
     assert_same_bits(cache.attend(q, rows, 0.125, window=1024), parted, "in one program")
     monkeypatch.setattr(module, "PROGRAMS", 1)
     assert_same_bits(cache.attend(q, rows, 0.125), parted, "one program for all splits")
-    gated = on_host(head_gate(LAUNCH, on_device(parted), gate).values)
-    assert_same_bits(cache.attend(q, rows, 0.125, gate=gate), gated, "gated by the merge")
-    assert_same_bits(cache.attend(q, rows, 0.125, gate=gate, window=1024), gated, "gated in one program")
 
 
 def test_a_prompt_in_chunks() -> None:

@@ -4,7 +4,6 @@ Routers leave a copy of their ids in memory that stays at its address; one launc
 would cost one each.
 """
 
-import numpy as np
 import torch
 
 from stepahead.backends.base import MAX_COUNTED_ROWS
@@ -64,10 +63,3 @@ class ExpertCounter:
     def num_rows(self) -> int:
         """Of the pass so far that are counted."""
         return self._num_rows
-
-    def read(self, launch: Launcher) -> tuple[int, ...]:
-        """Entry j: distinct (layer, expert) pairs of rows 0 to j. Waits for the device."""
-        if self._num_rows == 0:
-            return ()
-        added = self.count(launch)[: self._num_rows].cpu().numpy()
-        return tuple(np.cumsum(added).tolist())

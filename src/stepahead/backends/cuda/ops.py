@@ -54,12 +54,12 @@ from stepahead.backends.cuda.kernels.rope_write import rope_write
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.kernels.swiglu import swiglu
 from stepahead.backends.cuda.kv import KVBlocks
-from stepahead.backends.cuda.later import RunningSums
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.loading import Loader, stored_nbytes
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.cuda.running_sums import RunningSums
 from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
 from stepahead.backends.cuda.sums import SumRows

@@ -8,8 +8,6 @@ import torch
 from stepahead.backends.base import Floats, Ints, SampleRows
 from stepahead.backends.cuda.host_arrays import HostArrays
 
-UNDECIDED = -1
-
 
 class SampleInputs:
     """`SampleRows` on the device: int64 words, and float64 temperature, top_p and min_p, (num_logits,) each."""
@@ -35,7 +33,7 @@ class SampleInputs:
 
 
 class SampledRows:
-    """token_ids: (num_logits,) int32, UNDECIDED where the host has to look; leads: float64. Fetched once, together."""
+    """token_ids: (num_logits,) int32, -1 where the host has to look; leads: float64. Fetched once, together."""
 
     __slots__ = ("_copied", "_ids", "_leads", "leads", "token_ids")
 

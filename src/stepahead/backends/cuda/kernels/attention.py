@@ -54,10 +54,9 @@ def attention(
     sequences: torch.Tensor,  # -1: no row; it gets zeros
     block_tables: torch.Tensor,  # (num_sequences, max_blocks)
     scale: float,
-    gate: torch.Tensor | None = None,  # (num_rows, heads)
     window: int | None = None,
 ) -> torch.Tensor:
-    """(num_rows, heads * head_dim): see `Backend.attention`, and with `gate` what head_gate makes of it.
+    """(num_rows, heads * head_dim): see `Backend.attention`.
 
     window: no row sees more keys; it saves a launch and changes no bit.
     """
@@ -88,7 +87,6 @@ def attention(
         first_keys,
         sequences,
         block_tables,
-        q if gate is None else gate,
         out,
         parts,
         stats,
@@ -110,12 +108,11 @@ def attention(
         PRECISION=F32_PRECISION if kv.kv_type == "f32" else "ieee",
         SUM_SCALE=weight_scale * number_scale,
         IS_PARTED=is_parted,
-        HAS_GATE=gate is not None and not is_parted,
     )
     if not is_parted:
         return out
     return attention_merge(
-        launch, parts, stats, positions, first_keys, sequences, SPLIT_KEYS, weight_scale * number_scale, gate
+        launch, parts, stats, positions, first_keys, sequences, SPLIT_KEYS, weight_scale * number_scale
     )
 
 
@@ -137,7 +134,6 @@ def _attention(
     first_keys,
     sequences,
     block_tables,
-    gate,
     out,
     parts,
     stats,
@@ -157,7 +153,6 @@ def _attention(
     PRECISION: tl.constexpr,
     SUM_SCALE: tl.constexpr,
     IS_PARTED: tl.constexpr,
-    HAS_GATE: tl.constexpr,
 ):
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -202,7 +197,7 @@ def _attention(
         else:
             best, total, acc = merged(best, total, acc, part_best, part_total, part_acc)
     if not IS_PARTED:
-        y = mixed(total, acc, is_query & (last >= first), gate, tile_head + heads, SUM_SCALE, HAS_GATE)
+        y = mixed(total, acc, is_query & (last >= first), SUM_SCALE)
         tl.store(out + at, y, mask=exists)
 
 
@@ -283,7 +278,7 @@ def _compile_case(
     plane = {"f16": "*fp16", "f32": "*fp32", "q8_0": "*i8"}[kv_type]
     scales = dict.fromkeys(("key_scales", "value_scales"), "*fp16" if kv_type == "q8_0" else plane)
     ints = dict.fromkeys(("positions", "first_keys", "sequences", "block_tables"), "*i32")
-    floats = dict.fromkeys(("gate", "out", "parts", "stats"), "*fp32")
+    floats = dict.fromkeys(("out", "parts", "stats"), "*fp32")
     scalars = {"score_scale": "fp32", "num_rows": "i32", "max_blocks": "i32", "max_splits": "i32"}
     tile, num_warps, num_stages = CONFIGS[kv_type]
     where = "a split" if is_parted else "all splits"
@@ -304,7 +299,6 @@ def _compile_case(
             "PRECISION": precision,
             "SUM_SCALE": WEIGHT_SCALE,
             "IS_PARTED": is_parted,
-            "HAS_GATE": not is_parted,
         },
         num_warps=num_warps,
         num_stages=num_stages,

@@ -5,7 +5,6 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
-from stepahead.backends.cuda.kernels.functions import sigmoid
 from stepahead.backends.cuda.launch import Launcher
 
 HEADS = 4  # of a program, a warp each
@@ -21,7 +20,6 @@ def attention_merge(
     sequences: torch.Tensor,
     split_keys: int,
     sum_scale: float,  # of what is in `parts`
-    gate: torch.Tensor | None = None,  # (num_rows, heads)
 ) -> torch.Tensor:
     """(num_rows, heads * head_dim); of the splits that a row does not see, nothing is read."""
     num_rows, num_heads, max_splits, head_dim = parts.shape
@@ -34,7 +32,6 @@ def attention_merge(
         positions,
         first_keys,
         sequences,
-        out if gate is None else gate,
         out,
         max_splits,
         NUM_HEADS=num_heads,
@@ -44,7 +41,6 @@ def attention_merge(
         SPLIT_KEYS=split_keys,
         AT_ONCE=AT_ONCE,
         SUM_SCALE=sum_scale,
-        HAS_GATE=gate is not None,
     )
     return out
 
@@ -60,14 +56,11 @@ def merged(best, total, acc, part_best, part_total, part_acc):
 
 
 @triton.jit
-def mixed(total, acc, sees_keys, gate, gate_at, SUM_SCALE: tl.constexpr, HAS_GATE: tl.constexpr):
+def mixed(total, acc, sees_keys, SUM_SCALE: tl.constexpr):
     """The mean of the values; zeros for a row without keys. Adding 0 leaves one kind of zero."""
     inverse = tl.div_rn(1.0 / SUM_SCALE, tl.where(sees_keys, total, 1.0))
     y = acc * inverse[:, None] + 0.0
-    y = tl.where(sees_keys[:, None], y, 0.0)
-    if HAS_GATE:
-        y = y * sigmoid(tl.load(gate + gate_at, mask=sees_keys, other=0.0))[:, None]
-    return y
+    return tl.where(sees_keys[:, None], y, 0.0)
 
 
 @triton.jit(do_not_specialize=["max_splits"])
@@ -77,7 +70,6 @@ def _attention_merge(
     positions,
     first_keys,
     sequences,
-    gate,
     out,
     max_splits,
     NUM_HEADS: tl.constexpr,
@@ -87,7 +79,6 @@ def _attention_merge(
     SPLIT_KEYS: tl.constexpr,
     AT_ONCE: tl.constexpr,
     SUM_SCALE: tl.constexpr,
-    HAS_GATE: tl.constexpr,
 ):
     row = tl.program_id(1).to(tl.int64)
     heads = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
@@ -111,7 +102,7 @@ def _attention_merge(
             part = tl.load(parts + place[:, None] * HEAD_DIM + dims[None, :], mask=wanted, other=0.0)
             best, total, acc = merged(best, total, acc, part_best, part_total, part)
     sees_keys = heads < tl.where(start < end, NUM_HEADS, 0)
-    y = mixed(total, acc, sees_keys, gate, at, SUM_SCALE, HAS_GATE)
+    y = mixed(total, acc, sees_keys, SUM_SCALE)
     exists = (heads < NUM_HEADS)[:, None] & (dims < HEAD_DIM)[None, :]
     tl.store(out + at[:, None] * HEAD_DIM + dims[None, :], y, mask=exists)
 
@@ -121,9 +112,9 @@ def compile_cases() -> tuple[CompileCase, ...]:
     ints = dict.fromkeys(("positions", "first_keys", "sequences"), "*i32")
     return (
         CompileCase(
-            name="attention_merge 64 heads of 128, gated",
+            name="attention_merge 64 heads of 128",
             kernel=_attention_merge,
-            types=floats | ints | {"gate": "*fp32", "out": "*fp32", "max_splits": "i32"},
+            types=floats | ints | {"out": "*fp32", "max_splits": "i32"},
             constexprs={
                 "NUM_HEADS": 64,
                 "HEADS": HEADS,
@@ -132,7 +123,6 @@ def compile_cases() -> tuple[CompileCase, ...]:
                 "SPLIT_KEYS": 512,
                 "AT_ONCE": AT_ONCE,
                 "SUM_SCALE": 32768.0,
-                "HAS_GATE": True,
             },
             max_registers=128,
             has_wide_loads=True,
