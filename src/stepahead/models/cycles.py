@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from stepahead.backends.base import Floats, Ints, SampleRows, Tensor
+
+MAX_RECORDED = 512
+"""Positions of a recorded text that a device is told of at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +30,22 @@ class CycleStart:
     token_ids: Ints  # committed, the last one at `position`, the first at the lowest next_row or below
     next_row: tuple[int, ...]  # of each head
     first_key: tuple[int, ...]  # of each head: no key below exists
-    levels: tuple[Tensor | None, ...]  # of each head: the rows of its level from next_row[k] - 1 on; None: there are none
+    levels: tuple[
+        Tensor | None, ...
+    ]  # of each head: the rows of its level from next_row[k] - 1 on; None: there are none
+    recorded: "RecordedText | None"  # stands in for the target's choices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedText:
+    """What engine/replay.py does, laid out for a device: entry i is of absolute position start + i. Beyond the last one
+    the choices are the target's and the heads' own."""
+
+    start: int
+    token_ids: Ints  # (m,) m <= MAX_RECORDED: the target's choices
+    # (m, depth) of a draft's token number j at that position: 1 it is the recorded one; 0 it is not: the head's own
+    # choice, or if that is the recorded one, the id after it; -1 the head's own, whatever it is.
+    is_right: npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
