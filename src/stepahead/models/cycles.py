@@ -19,7 +19,7 @@ MAX_RECORDED = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CycleStart:
-    """One sequence as its first cycle finds it, and as many heads as it drafts tokens, in the trained chain (spec §9.4).
+    """One sequence as its first cycle finds it; heads draft in the trained chain (spec §9.4), each one token.
 
     The token at `position` is the last committed one, and has not been through the trunk. Head k has to run the rows
     next_row[k] .. position + k: no more than depth + 1. Row p of it reads row p - 1 of its level; level 0 are the
