@@ -30,9 +30,7 @@ class CycleStart:
     token_ids: Ints  # committed, the last one at `position`, the first at the lowest next_row or below
     next_row: tuple[int, ...]  # of each head
     first_key: tuple[int, ...]  # of each head: no key below exists
-    levels: tuple[
-        Tensor | None, ...
-    ]  # of each head: the rows of its level from next_row[k] - 1 on; None: there are none
+    levels: tuple[Tensor | None, ...]  # of each head: the rows of its level from next_row[k] - 1 on; None: no row yet
     recorded: "RecordedText | None"  # stands in for the target's choices
 
 
