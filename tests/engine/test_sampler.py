@@ -431,6 +431,19 @@ def test_a_shortlist_is_the_vocabulary_without_the_other_ids(params, size: int) 
         assert SAMPLER.sample(logits, state, position, Shortlist(ids, size)) == SAMPLER.sample(whole, state, position)
 
 
+@pytest.mark.parametrize("bad", [9.0, np.nan, np.inf])
+@pytest.mark.parametrize(
+    "params", [{}, {"temperature": 0.9, "top_k": 5}, {"temperature": 0.9, "top_p": 0.6}, {"logit_bias": {39: 3.0}}]
+)
+def test_columns_without_an_id_hold_anything(params, bad: float) -> None:
+    ids, logits = np.array([4, 9, 2, 7, 12], np.int32), logits_of(1.0, 3.0, 2.5, 2.0, 1.5)
+    state = state_of((1, 3), seed=4, **params)
+    more_ids, more = np.append(ids, [-1, -1]).astype(np.int32), np.append(logits, [bad, bad]).astype(np.float32)
+    for position in range(10):
+        expected = SAMPLER.sample(logits, state, position, Shortlist(ids, 40))
+        assert SAMPLER.sample(more, state, position, Shortlist(more_ids, 40)) == expected
+
+
 def test_a_grammar_looks_at_true_ids() -> None:
     shortlist = Shortlist(np.array([40, 7, 20], np.int32), 50)
     logits = logits_of(3.0, 2.0, 1.0)

@@ -71,7 +71,7 @@ COMPUTING = ("stepahead.backends.", "stepahead.quantize.encoder", "stepahead.qua
 PLUMBING = {
     "describe", "load_matrix", "load_vector", "upload", "download", "zeros", "new_kv", "begin_step", "rope_table",
     "gather_rows", "copy_rows", "copy_block", "read_block", "write_block", "preferred_layout", "repack",
-    "matrix_nbytes", "finish_loading", "routed_experts", "remember",
+    "matrix_nbytes", "write_rows", "write_ids", "finish_loading", "routed_experts", "remember",
     "write_turned",  # qk_norm_rope and kv_write
     "sample",  # its specification is engine/sampler.py
 }  # fmt: skip

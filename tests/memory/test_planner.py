@@ -75,7 +75,7 @@ def test_a_shortlist_and_its_room(model_path):
         assert vocab is not None
         frequent = sum(output.frequent.nbytes for output in vocab._outputs)
         assert 0 <= of(llm.memory, "memory", "draft shortlist") - frequent < PAGE * len(vocab._outputs)
-        assert of(llm.memory, "touched", "draft shortlist") == sum(rows.nbytes for rows in vocab._rows)
+        assert of(llm.memory, "touched", "draft shortlist") == vocab.seen_nbytes
     with LLM(model_path("f32"), draft_vocab="full", **SMALL) as llm:
         assert not llm.memory.of_name("draft shortlist")
 

@@ -208,9 +208,7 @@ class Backend(Protocol):
         """What such weights take once they are loaded."""
         ...
 
-    def load_matrix(
-        self, data: npt.NDArray[np.uint8], type: QuantType, shape: tuple[int, ...], layout: str = PLAIN
-    ) -> QuantMatrix:
+    def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> QuantMatrix:
         """Weights over `data`, the bytes of the file: (out, in) or (experts, out, in). They stay mapped, and are not
         copied unless own_memory says so.
 
@@ -218,18 +216,21 @@ class Backend(Protocol):
         """
         ...
 
+    def write_rows(self, matrix: QuantMatrix, rows: Ints, data: Bytes) -> None:
+        """Plain weights (len(rows), row_bytes) become these rows of (out, in), which was loaded plain, over memory that
+        may be written. It stays where it is: recorded passes find them."""
+        ...
+
+    def write_ids(self, ids: Ints) -> None:
+        """From now on ops that are given this very array read what it holds now, those of recorded passes included,
+        until this is called again."""
+        ...
+
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         """The layout in which such weights are multiplied fastest here; results have the same bits in all of them."""
         ...
 
-    def repack(
-        self,
-        data: npt.NDArray[np.uint8],
-        type: QuantType,
-        shape: tuple[int, ...],
-        layout: str,
-        out: npt.NDArray[np.uint8],
-    ) -> None:
+    def repack(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str, out: Bytes) -> None:
         """Plain weights into `layout`; in pieces, too, of PANEL_ROWS * n rows each."""
         ...
 
@@ -380,7 +381,7 @@ class Backend(Protocol):
 
     def sample(self, logits: Tensor, rows: SampleRows, ids: Ints | None) -> SampledRows:
         """The token of each row of (num_logits, num_ids) logits, as engine.sampler.Sampler chooses it; ids: the token
-        id of each column, None: its number. Only asked of a backend that can."""
+        id of each column, -1: it has none, and holds anything; None: its number. Only asked of a backend that can."""
         ...
 
     def remember(self, sampled: SampledRows, first: int) -> None:

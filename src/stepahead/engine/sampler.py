@@ -93,10 +93,17 @@ class SamplerState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shortlist:
-    """The token ids that logits belong to, where they are not those of the whole vocabulary; in any order."""
+    """The token ids that logits belong to, where they are not those of the whole vocabulary; in any order, and behind
+    them -1 of columns that have none, and hold anything."""
 
     ids: Ints
     vocab_size: int
+
+    def filled(self) -> "Shortlist":
+        """Without these last columns."""
+        if self.ids[-1] >= 0:
+            return self
+        return Shortlist(self.ids[: int((self.ids >= 0).sum())], self.vocab_size)
 
     def scatter(self, logits: Floats) -> Floats:
         """The whole vocabulary's, with nothing for the other ids."""
@@ -162,8 +169,11 @@ class Sampler:
         With a shortlist, `logits` are those of its ids, and no other id is chosen. Raises BackendError if the
         logits hold NaN or infinity, RequestError if nothing is allowed.
         """
-        if shortlist is not None and _looks_at_ids(state):
-            logits, shortlist = shortlist.scatter(logits), None
+        if shortlist is not None:
+            shortlist = shortlist.filled()
+            logits = logits[: len(shortlist.ids)]
+            if _looks_at_ids(state):
+                logits, shortlist = shortlist.scatter(logits), None
         processed = _processed(logits, state)
         best, margin = _top_two(processed)
         top = float(processed[best])

@@ -84,6 +84,12 @@ class Meter:
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> MeterMatrix:
         return MeterMatrix(type, shape)
 
+    def write_rows(self, matrix: MeterMatrix, rows: Ints, data: Bytes) -> None:
+        pass
+
+    def write_ids(self, ids: Ints) -> None:
+        pass
+
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return self._backend.preferred_layout(type, shape)
 

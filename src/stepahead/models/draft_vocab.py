@@ -4,29 +4,25 @@ Reading the whole output matrix is most of what a draft pass costs, and nearly a
 come. A shortlist holds the frequent ids, as in FR-Spec (arXiv:2502.14856), and those that were seen lately, as in
 DynaSpec (arXiv:2510.13847). It bounds what is guessed, never what is said: the target's own pass has every id.
 
-Owns which ids these are and their rows. Must not know: requests, how rows were quantised or where they are kept.
+Owns which ids these are. Must not know: requests, how rows were quantised or where they are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from stepahead.backends.base import Backend, Ints, QuantMatrix, Tensor
-from stepahead.gguf.quants import QuantType
+from stepahead.backends.base import Backend, Ints, Tensor
+from stepahead.models.seen_rows import DeviceRows, HostRows, SeenRows
+from stepahead.models.short_output import ShortOutput
 
 CAPACITY = 4096
 """Ids seen lately that a shortlist has room for."""
 
 MAX_ADMITTED = 128
-"""Rows copied for one call of `note`: half a megabyte, which no step feels, even where they come from a disk."""
-
-COPY_INTERVAL = 16
-"""Calls of `note` between two admissions, where the backend takes a copy of all rows each time anything is admitted:
-some milliseconds on a GPU, as much as a step. All that wait enter then."""
+"""Rows copied for one call of `note`: half a megabyte of each output, which no step feels, even where they come from a
+disk."""
 
 MISSED = {4096: 0.070, 8192: 0.055, 16384: 0.038, 32768: 0.023, 65536: 0.010}
 """The share of a text's tokens that a shortlist lacks, by its number of frequent ids, with CAPACITY seen lately. The
@@ -37,15 +33,6 @@ WORTH = 0.6
 """What a draft token that is proposed saves, in steps: about .75 of a step for one that is accepted, as .8 are."""
 
 _FREQUENT, _UNKNOWN = -2, -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ShortOutput:
-    """An output matrix cut to the frequent ids, and all of its rows as the file has them, one after the other."""
-
-    frequent: QuantMatrix  # (frequent ids, hidden)
-    rows: npt.NDArray[np.uint8]  # (vocab, row_bytes)
-    type: QuantType  # of rows
 
 
 class DraftVocab:
@@ -64,7 +51,6 @@ class DraftVocab:
         self._backend = backend
         self._output_of = tuple(output_of)
         self._outputs = tuple(outputs)
-        self._frequent = frequent
         self._slots = np.full(vocab_size, _UNKNOWN, np.int32)
         self._slots[frequent] = _FREQUENT
         self._capacity = min(capacity, vocab_size - len(frequent))
@@ -73,20 +59,22 @@ class DraftVocab:
         self._last_use = np.zeros(self._capacity, np.int64)
         self._clock = 0
         self._waiting: dict[int, None] = {}  # ids to be admitted, the latest last
-        self._is_copied = backend.own_memory is not None
-        self._num_calls_left = 0  # until more are admitted
-        self._ids = frequent
-        self._rows = [np.empty((self._capacity, part.rows.shape[1]), np.uint8) for part in outputs]
-        self._matrices: list[QuantMatrix | None] = [None] * len(outputs)
+        rows: Callable[..., SeenRows] = HostRows if backend.own_memory is None else DeviceRows
+        self._rows = rows(backend, frequent, outputs, self._capacity)
 
     @property
     def ids(self) -> Ints:
-        """The id of each column of `logits`: the frequent ones ascending, then those seen lately."""
-        return self._ids
+        """The id of each column of `logits`: the frequent ones ascending, then those seen lately. On a backend with a
+        memory of its own the same array always, with -1 in its last places for what is yet to be seen."""
+        return self._rows.ids
+
+    @property
+    def seen_nbytes(self) -> int:
+        return self._rows.nbytes
 
     def note(self, token_ids: Sequence[int]) -> None:
         """Tokens that stand in some sequence: a draft may be one of them. No more than MAX_ADMITTED enter at once,
-        the latest first; the others wait for the next call. See COPY_INTERVAL."""
+        the latest first; the others wait for the next call."""
         if self._capacity == 0:
             return
         ids = np.asarray(token_ids, np.int32)
@@ -96,55 +84,41 @@ class DraftVocab:
         for token_id in ids[slots == _UNKNOWN].tolist():
             self._waiting.pop(token_id, None)
             self._waiting[token_id] = None
-        self._num_calls_left = max(self._num_calls_left - 1, 0)
-        if self._waiting and self._num_calls_left == 0:
+        if self._waiting:
             self._admit()
 
     def logits(self, head: int, x: Tensor) -> tuple[Tensor, Ints]:
         """Of normed rows: (num_rows, num_ids), and the ids of the columns."""
         number = self._output_of[head]
-        part, backend = self._outputs[number], self._backend
-        if self._num_seen == 0:
-            return backend.linear(x, part.frequent), self._ids
-        frequent, seen = backend.linear_many(x, (part.frequent, self._seen_matrix(number)))
-        return backend.concat(frequent, seen), self._ids
+        part, seen = self._outputs[number], self._rows.matrix(number)
+        if seen is None:
+            return self._backend.linear(x, part.frequent), self.ids
+        frequent, lately = self._backend.linear_many(x, (part.frequent, seen))
+        return self._backend.concat(frequent, lately), self.ids
 
     def _admit(self) -> None:
         for _ in range(len(self._waiting) - self._capacity):  # these would be the next to leave
             del self._waiting[next(iter(self._waiting))]
-        limit = self._capacity if self._is_copied else min(MAX_ADMITTED, self._capacity)
-        self._num_calls_left = COPY_INTERVAL if self._is_copied else 0
+        limit = min(MAX_ADMITTED, self._capacity)
         new = [self._waiting.popitem()[0] for _ in range(min(len(self._waiting), limit))]
         ids = np.array(new, np.int32)
         slots = self._free_slots(len(ids))
         self._seen[slots] = ids
         self._slots[ids] = slots
         self._last_use[slots] = self._clock
-        for part, rows in zip(self._outputs, self._rows, strict=True):
-            rows[slots] = part.rows[ids]
-        self._ids = np.concatenate([self._frequent, self._seen[: self._num_seen]])
-        # A backend may have taken a copy of the rows: the next pass gives it these.
-        self._matrices = [None] * len(self._outputs)
+        self._rows.write(slots, ids)
 
-    def _free_slots(self, count: int) -> npt.NDArray[np.int64]:
+    def _free_slots(self, count: int) -> Ints:
         """Slots never used, then those used least recently, whose ids leave."""
         first = self._num_seen
         self._num_seen = min(first + count, self._capacity)
-        unused = np.arange(first, self._num_seen)
+        unused = np.arange(first, self._num_seen, dtype=np.int32)
         missing = count - len(unused)
         if missing == 0:
             return unused
-        oldest = np.argsort(self._last_use[:first], kind="stable")[:missing]
+        oldest = np.argsort(self._last_use[:first], kind="stable")[:missing].astype(np.int32)
         self._slots[self._seen[oldest]] = _UNKNOWN
         return np.concatenate([unused, oldest])
-
-    def _seen_matrix(self, number: int) -> QuantMatrix:
-        found = self._matrices[number]
-        if found is None:
-            part, rows = self._outputs[number], self._rows[number][: self._num_seen]
-            found = self._backend.load_matrix(rows, part.type, (self._num_seen, part.frequent.shape[1]))
-            self._matrices[number] = found
-        return found
 
 
 def best_size(vocab_size: int, row_bytes: int, small_row_bytes: int, step_nbytes: int) -> int | None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from stepahead.backends.base import PANEL_ROWS, Backend, Ints
 from stepahead.gguf import GGUFFile, QuantType
-from stepahead.models.draft_vocab import DraftVocab, ShortOutput, best_size
+from stepahead.models.draft_vocab import DraftVocab, best_size
 from stepahead.models.model import Model
+from stepahead.models.short_output import ShortOutput
 from stepahead.repack.cache_file import UnusableError
 from stepahead.repack.folders import NEVER
 from stepahead.repack.repacked import Kind, OnRepack

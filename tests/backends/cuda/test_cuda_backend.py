@@ -81,6 +81,36 @@ def test_plain_weights_stay_as_they_are(type: QuantType) -> None:
     assert BACKEND.matrix_nbytes(type, (2, 7, 33)) == matrix.nbytes == data.nbytes
 
 
+@pytest.mark.parametrize("type", [*FORMATS, QuantType.F32, QuantType.F16, QuantType.BF16], ids=lambda type: type.name)
+def test_rows_are_written_as_if_they_had_been_loaded(type: QuantType) -> None:
+    """Of a matrix that ends within a tile and a record; it stays where it is."""
+    shape = 19, max(type.block_size, 32) + (0 if type.block_size == 256 else 256)
+    data = weights(type, *shape).reshape(19, -1)
+    rows = ints(17, 3, 16, 2, 18, 0, 1, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12)  # 17: two tiles of them
+    others = weights(type, len(rows), shape[1]).reshape(len(rows), -1)
+    matrix = BACKEND.load_matrix(data, type, shape)
+    place = matrix.data.data_ptr()
+    BACKEND.write_rows(matrix, rows, others)
+    data[rows] = others
+    expected = BACKEND.load_matrix(data, type, shape)
+    assert matrix.data.cpu().view(torch.uint8).equal(expected.data.cpu().view(torch.uint8))
+    assert matrix.data.data_ptr() == place
+
+
+def test_ids_that_are_written_stay_where_they_are() -> None:
+    """Also behind a recording, at whose end what it has bound is forgotten."""
+    ids = ints(5, 6, -1)
+    BACKEND.write_ids(ids)
+    tensor = BACKEND.arrays(ids)
+    ids[2] = 7
+    assert tensor.tolist() == [5, 6, -1], "as they were when they were written"
+    BACKEND.write_ids(ids)
+    with BACKEND.arrays.sealed():
+        assert BACKEND.arrays(ids) is tensor
+    BACKEND.begin_step()
+    assert BACKEND.arrays(ids) is tensor and tensor.tolist() == [5, 6, 7]
+
+
 def test_loading_goes_on_after_it_was_finished() -> None:
     data = weights(F32, 4, 8)
     BACKEND.finish_loading()
@@ -135,6 +165,9 @@ FAULTS = {
     "moe_ffn: x (3, 64), routing (2, 2)": lambda b: b.moe_ffn(X, ROUTING, EXPERTS, EXPERTS, EXPERTS, 0.0),
     "load_vector: a 1-dimensional float32 array": lambda b: b.load_vector(normal(1, 2)),
     "upload: a 2-dimensional float32 array": lambda b: b.upload(np.zeros((1, 2))),
+    "write_rows: from 5 to 5, there are 5": lambda b: b.write_rows(MATRIX, ints(5), np.zeros((1, 128), np.uint8)),
+    "write_rows: rows of a matrix (out, in), not of (2, 5, 64)": lambda b: b.write_rows(EXPERTS, ints(0), None),
+    "F32 weights of shape (1, 32) are 128 bytes, got 4": lambda b: b.write_rows(MATRIX, ints(0), np.zeros(4, np.uint8)),
     "kv_type='q4' is unknown": lambda b: b.new_kv(1, 1, 32, "q4"),
     "copy_block: 2, there are 2 blocks": lambda b: b.copy_block(KV, 0, 2),
     "write_block: 3 bytes": lambda b: b.write_block(KV, 0, np.zeros(3, np.uint8)),

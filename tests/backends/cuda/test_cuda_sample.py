@@ -87,6 +87,17 @@ def test_a_shortlist_has_the_noise_of_its_ids() -> None:
     assert_same(logits, settings, ids=ids)
 
 
+def test_columns_without_an_id_have_no_effect() -> None:
+    """Nearly all of a tile, and all of the next; they hold what would win, or what would be left to the host."""
+    random = np.random.default_rng(4)
+    ids = np.full(TILE + 40, -1, np.int32)
+    ids[:300] = random.permutation(100_000)[:300]
+    settings = [{}, {"temperature": 1.0, "min_p": 0.01}, {"temperature": 1.0, "top_k": 9, "top_p": 0.9}]
+    logits = np.tile(np.resize(np.array([50, np.nan, np.inf], np.float32), len(ids)), (3, 1))
+    logits[:, :300] = random.standard_normal((3, 300)).astype(np.float32) * 4
+    assert_same(logits, settings, ids=ids)
+
+
 def test_ties_go_to_the_lowest_column() -> None:
     logits = np.zeros((3, NUM_COLUMNS), np.float32)
     logits[:, [2400, 2100, 30]] = 7.0

@@ -21,9 +21,10 @@ from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.gguf import GGUFFile, QuantType
-from stepahead.models.draft_vocab import DraftVocab, ShortOutput, all_ids
+from stepahead.models.draft_vocab import DraftVocab, all_ids
 from stepahead.models.model import ForwardBatch, ForwardOutput
 from stepahead.models.registry import load_model
+from stepahead.models.short_output import ShortOutput
 from support.random_step35 import Shape
 
 # Of numpy, in whose place the interpreter divides what is masked.
@@ -188,25 +189,36 @@ def test_tokens_are_chosen_in_the_replay(twins: Twins) -> None:
 
 
 def test_a_shortlist_that_changes(twins: Twins) -> None:
-    """Its products come behind the replay, with the ids that it has then."""
+    """One recording for all: what enters is found where the pass was recorded to look for it."""
+    model, backend, sample = twins.model, twins.backend, SampleRows.greedy(1)
+    twins.replayed.draft_vocab = shortlist(twins)
+    with all_ids(twins.replayed):
+        eager, replayed = twins.head(0, [(40, 3, (2,))], logits=[2], sample=sample)
+        twins.assert_same(eager, replayed)
+        whole = backend.download(replayed.logits)[0].copy()
+        assert replayed.logit_ids is None and len(whole) == model.vocab_size
+    ids = model.draft_vocab.ids
+    for seen in ([], [310, 7], [311], [312, 7, 313]):  # 4 fit: the last ones push out others
+        model.draft_vocab.note(seen)
+        eager, replayed = twins.head(0, [(40, 3, (2,))], logits=[2], sample=sample)
+        twins.assert_same(eager, replayed)
+        assert eager.logit_ids is ids and replayed.logit_ids is ids
+        assert set(seen) <= set(ids.tolist())
+        filled = ids >= 0
+        logits = backend.download(replayed.logits)[0][filled]
+        np.testing.assert_allclose(logits, whole[ids[filled]], rtol=1e-5)
+        best = ids[filled][logits.argmax()]
+        assert replayed.sampled.ids().tolist() == backend.sample(eager.logits, sample, ids).ids().tolist() == [best]
+    assert twins.replayed.num_recorded == 2, "one of all ids, one of the shortlist"
+
+
+def shortlist(twins: Twins) -> DraftVocab:
     model, backend = twins.model, twins.backend
     file, name = model.draft_outputs[0]
-    rows = file.data(name).reshape(model.vocab_size, -1)
+    type, rows = file.tensors[name].type, file.data(name).reshape(model.vocab_size, -1)
     frequent = np.arange(0, 48, 3, dtype=np.int32)
-    matrix = backend.load_matrix(rows[frequent].copy(), file.tensors[name].type, (len(frequent), model.hidden_size))
-    output = ShortOutput(matrix, rows, file.tensors[name].type)
-    twins.replayed.draft_vocab = DraftVocab(backend, frequent, [output], [0, 0])
-    sample = SampleRows.greedy(1)
-    for number, seen in enumerate(([], [310, 7])):
-        model.draft_vocab.note(seen)
-        eager, replayed = twins.head(0, [(40, 3, (2,))], seed=number, logits=[2], sample=sample)
-        twins.assert_same(eager, replayed)
-        assert replayed.logit_ids.tolist() == eager.logit_ids.tolist()
-        assert set(replayed.logit_ids.tolist()) == {*frequent.tolist(), *seen}
-        best = int(backend.download(eager.logits)[0].argmax())
-        assert replayed.sampled.ids().tolist() == [eager.logit_ids[best]]
-    with all_ids(twins.replayed):
-        twins.assert_same(*twins.head(0, [(40, 3, (2,))], logits=[2]))
+    matrix = backend.load_matrix(rows[frequent].copy(), type, (len(frequent), model.hidden_size))
+    return DraftVocab(backend, frequent, [ShortOutput(matrix, rows, type)], [0, 0], capacity=4)
 
 
 def test_tokens_that_the_host_has_not_heard_of(twins: Twins) -> None:
@@ -289,7 +301,10 @@ def test_nothing_but_launches_and_views_is_recorded(twins: Twins, monkeypatch: p
     monkeypatch.setattr(twins.replayed, "_record", record)
     rows = SampleRows.greedy(2)
     twins.replayed.forward(twins.batch(None, [(40, 2, (2,))], sample=rows), twins.kv, go_on)
-    twins.replayed.draft_forward(0, twins.batch(0, [(40, 2, (2,))]), twins.hidden_rows(2), twins.kv, go_on)
+    for vocab in (None, shortlist(twins)):
+        twins.replayed.draft_vocab = vocab
+        batch = twins.batch(0, [(40, 2, (2,))], sample=rows)
+        twins.replayed.draft_forward(0, batch, twins.hidden_rows(2), twins.kv, go_on)
     assert computing.found == []
     with computing:
         torch.zeros(1) + 1

@@ -57,6 +57,11 @@ class Matrix:
     def nbytes(self) -> int:
         return self.data.nbytes
 
+    def write(self, rows: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> None:
+        """Into plain weights, whose memory is read at each use."""
+        assert self.layout == PLAIN and len(self.shape) == 2
+        self.data[rows] = data
+
     def expert(self, index: int) -> "Matrix":
         """One expert's (out, in)."""
         _, out, width = self.shape

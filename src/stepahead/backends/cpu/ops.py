@@ -115,6 +115,12 @@ class CpuBackend:
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> Matrix:
         return Matrix(data, type, shape, layout)
 
+    def write_rows(self, matrix: Matrix, rows: Ints, data: Bytes) -> None:
+        matrix.write(rows, data)
+
+    def write_ids(self, ids: Ints) -> None:
+        pass  # the array itself is read
+
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return preferred_layout(self._context.isa, type, shape)
 

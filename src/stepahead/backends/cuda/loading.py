@@ -5,13 +5,14 @@ import math
 import numpy as np
 import torch
 
-from stepahead.backends.base import Bytes
+from stepahead.backends.base import Bytes, Ints
 from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.formats.fields import fields_of
 from stepahead.backends.cuda.formats.format import BLOCK, FORMATS, PLAIN_TYPES, TILE_ROWS
 from stepahead.backends.cuda.formats.pack import pack
 from stepahead.backends.cuda.formats.source import SOURCES
 from stepahead.backends.cuda.kernels.repack import repack
+from stepahead.backends.cuda.kernels.write_rows import write_rows
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.staging import Staging
@@ -45,6 +46,20 @@ class Loader:
             self._pack(rows, type, shape, packed)
         return CudaMatrix(packed, type, shape)
 
+    def write_rows(self, matrix: CudaMatrix, rows: Ints, data: Bytes) -> None:
+        """Few: they are packed beside the matrix, and then put in. What is launched from now on finds them there."""
+        type, shape = matrix.type, (len(rows), matrix.shape[1])
+        data, places = _checked(data, type, shape), self._device.sent(rows)
+        if type in DTYPES:
+            matrix.data.index_copy_(0, places.long(), self._device.sent(data).view(DTYPES[type]))
+            return
+        if self._packs_on_host(type):
+            packed = self._device.sent(_records(data, type))
+        else:
+            packed = torch.empty(stored_shape(type, shape), dtype=torch.int32, device=self._device.torch)
+            repack(self._launch, self._device.sent(data), type, shape[1], packed)
+        write_rows(self._launch, packed, places, FORMATS[type], matrix.data)
+
     def _pack(self, rows: Bytes, type: QuantType, shape: tuple[int, ...], packed: torch.Tensor) -> None:
         # An expert begins with a tile of its own: where that is so anyway, experts are one matrix.
         height = shape[-2] if shape[-2] % TILE_ROWS else len(rows)
@@ -53,17 +68,20 @@ class Loader:
             self._pack_matrix(rows[part * height : (part + 1) * height], type, shape[-1], packed[part * tiles :])
 
     def _pack_matrix(self, rows: Bytes, type: QuantType, width: int, packed: torch.Tensor) -> None:
-        # The interpreter would take seconds for what numpy does in milliseconds; some types have no kernel for it.
-        if self._device.is_interpreted or type not in SOURCES:
+        if self._packs_on_host(type):
             step = max(HOST_ELEMENTS // width // TILE_ROWS, 1) * TILE_ROWS
             for first in range(0, len(rows), step):
-                records = pack(fields_of(rows[first : first + step], type), FORMATS[type])
+                records = _records(rows[first : first + step], type)
                 tile = first // TILE_ROWS
-                packed[tile : tile + len(records)] = torch.from_numpy(records.view(np.int32))
+                packed[tile : tile + len(records)] = torch.from_numpy(records)
             return
         for first, piece in self._staging.pieces(rows, TILE_ROWS):
             tile = first // TILE_ROWS
             repack(self._launch, piece, type, width, packed[tile : tile + -(-len(piece) // TILE_ROWS)])
+
+    def _packs_on_host(self, type: QuantType) -> bool:
+        """The interpreter would take seconds for what numpy does in milliseconds; some types have no kernel for it."""
+        return self._device.is_interpreted or type not in SOURCES
 
     def close(self) -> None:
         self._staging.close()
@@ -84,6 +102,10 @@ def stored_shape(type: QuantType, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def stored_nbytes(type: QuantType, shape: tuple[int, ...]) -> int:
     return math.prod(stored_shape(type, shape)) * DTYPES.get(type, torch.int32).itemsize
+
+
+def _records(rows: Bytes, type: QuantType) -> Ints:
+    return pack(fields_of(rows, type), FORMATS[type]).view(np.int32)
 
 
 def _checked(data: Bytes, type: QuantType, shape: tuple[int, ...]) -> Bytes:

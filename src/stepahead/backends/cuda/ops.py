@@ -62,6 +62,7 @@ from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.running_sums import RunningSums
 from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
+from stepahead.backends.cuda.static_arrays import StaticArrays
 from stepahead.backends.cuda.sums import SumRows
 from stepahead.backends.reference.philox import token_words
 from stepahead.errors import BackendError, ConfigError
@@ -88,6 +89,7 @@ class CudaBackend:
         self.host_experts = HostExperts(self.device, resolve_threads(threads))
         self._remembered = torch.zeros(MAX_REMEMBERED, dtype=torch.int32, device=self.device.torch)
         self._num_remembered = 0
+        self._ids: dict[int, StaticArrays] = {}  # by id of the array, which `arrays` keeps
         self._frequencies: dict[int, tuple[Rope, torch.Tensor]] = {}  # by id; a Rope that is kept keeps its own
 
     def describe(self) -> dict[str, Any]:
@@ -130,6 +132,20 @@ class CudaBackend:
             return self.host_experts.load_matrix(data, type, shape, layout.removeprefix(ON_HOST))
         demand(layout == PLAIN, f"layout {layout!r} is unknown; a GPU is given {PLAIN} weights, and packs them itself")
         return self._loader.load(data, type, shape)
+
+    def write_rows(self, matrix: CudaMatrix, rows: Ints, data: Bytes) -> None:
+        demand_array("write_rows", rows, np.int32, 1)
+        demand(len(matrix.shape) == 2, f"write_rows: rows of a matrix (out, in), not of {matrix.shape}")
+        demand_within("write_rows", rows, matrix.shape[0])
+        self._loader.write_rows(matrix, rows, data)
+
+    def write_ids(self, ids: Ints) -> None:
+        demand_array("write_ids", ids, np.int32, 1)
+        if id(ids) not in self._ids:
+            self._ids[id(ids)] = StaticArrays(self.device, {"ids": ("int32", ids.shape)})
+            self.arrays.keep(ids, self._ids[id(ids)].tensors["ids"])
+        self._ids[id(ids)].begin()["ids"][...] = ids
+        self._ids[id(ids)].send()
 
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return PLAIN

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from stepahead.backends.base import AttentionRows, Ints, KVBlocks, SampleRows
+from stepahead.backends.base import AttentionRows, KVBlocks, SampleRows
 from stepahead.backends.cuda.device import explains_memory
 from stepahead.backends.cuda.kernels.pad_rows import pad_rows
 from stepahead.backends.cuda.kernels.sample import sample
@@ -50,7 +50,6 @@ class ReplayedModel:
         # What was recorded wrote into these keys and values, and goes with them.
         self._passes: WeakKeyDictionary[KVBlocks, dict[Kind, ReplayedPass]] = WeakKeyDictionary()
         self._tables: dict[tuple[int, int], StaticTables] = {}  # by KV group and width
-        self._shortlist: tuple[Ints, Any] | None = None  # ids of columns, and the same on the device
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -104,16 +103,12 @@ class ReplayedModel:
         if kind is None:
             return self._model.draft_forward(head, batch, hidden, kv, checkpoint)
         checkpoint()
-        one = self._run(kind, batch, kv, hidden)
-        outputs, num_logits = one.outputs, len(batch.logit_rows)
-        logits, sampled, ids = outputs.logits, outputs.sampled, None
-        if outputs.normed is not None:
-            logits, sampled, ids = self._shortlisted(head, one, outputs.normed)
+        outputs, num_logits = self._run(kind, batch, kv, hidden).outputs, len(batch.logit_rows)
         return ForwardOutput(
-            None if logits is None else Rows(logits[:num_logits]),
+            None if outputs.logits is None else Rows(outputs.logits[:num_logits]),
             self._wanted(outputs.hidden, batch),
-            ids,
-            _first(sampled, num_logits),
+            outputs.logit_ids,
+            _first(outputs.sampled, num_logits),
         )
 
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
@@ -128,7 +123,6 @@ class ReplayedModel:
         if width > WIDTHS[-1]:
             return None
         padded = _next(NUM_ROWS, num_rows)
-        has_shortlist = head is not None and num_logits > 0 and self._model.draft_vocab is not None
         return Kind(
             head=head,
             num_rows=padded,
@@ -137,7 +131,7 @@ class ReplayedModel:
             groups=groups,
             width=_next(WIDTHS, width),
             is_sampled=batch.sample is not None and num_logits > 0,
-            has_shortlist=has_shortlist,
+            draft_vocab=self._model.draft_vocab if head is not None and num_logits else None,
         )
 
     def _run(self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None) -> ReplayedPass:
@@ -160,12 +154,12 @@ class ReplayedModel:
     def _record(self, one: ReplayedPass, kv: Sequence[KVBlocks]) -> Outputs:
         backend = self._backend
         backend.experts.begin_step()
-        output, normed = one.run(self._model, kv, backend.arrays)
-        logits = None if normed is not None else _values(output.logits)
-        sampled = None
+        output = one.run(self._model, kv, backend.arrays)
+        logits, ids, sampled = _values(output.logits), output.logit_ids, None
         if one.kind.is_sampled and logits is not None:
-            sampled = sample(backend.launch, logits, one.sample_inputs)
-        return Outputs(_values(output.hidden), logits, _values(normed), sampled, backend.experts.num_layers)
+            columns = None if ids is None else backend.arrays(ids)
+            sampled = sample(backend.launch, logits, one.sample_inputs, columns)
+        return Outputs(_values(output.hidden), logits, ids, sampled, backend.experts.num_layers)
 
     def _tables_of(self, kind: Kind) -> dict[int, StaticTables]:
         for group in kind.groups:
@@ -182,18 +176,6 @@ class ReplayedModel:
         if int(wanted[-1]) - first + 1 == len(wanted):
             return Rows(hidden[first : first + len(wanted)])
         return self._backend.gather_rows(Rows(hidden[:num_rows]), wanted)
-
-    def _shortlisted(self, head: int, one: ReplayedPass, normed: Any) -> tuple[Any, SampledRows | None, Ints]:
-        """Logits of the ids that are on the shortlist now, the tokens chosen from them, and these ids."""
-        vocab = self._model.draft_vocab
-        assert vocab is not None
-        logits, ids = vocab.logits(head, Rows(normed))
-        sampled = None
-        if one.kind.is_sampled:
-            if self._shortlist is None or self._shortlist[0] is not ids:
-                self._shortlist = ids, self._backend.device.sent(ids)
-            sampled = sample(self._backend.launch, _values(logits), one.sample_inputs, self._shortlist[1])
-        return _values(logits), sampled, ids
 
 
 def _nobody(model: Model, head: int | None, num_rows: int) -> ForwardBatch:

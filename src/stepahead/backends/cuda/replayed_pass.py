@@ -6,7 +6,6 @@ that the pass does not read anyway; it keeps nothing: no keys, no values, no cou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +37,7 @@ class Kind:
     groups: tuple[int, ...]  # KV groups of its layers
     width: int  # of block tables
     is_sampled: bool
-    has_shortlist: bool  # of a head with logits: these are left to its DraftVocab, which changes
+    draft_vocab: DraftVocab | None  # of a head with logits; another has its rows elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Outputs:
 
     hidden: torch.Tensor
     logits: torch.Tensor | None
-    normed: torch.Tensor | None  # what a shortlist is multiplied with, instead of logits
+    logit_ids: Ints | None
     sampled: SampledRows | None
     num_expert_layers: int
 
@@ -68,17 +67,6 @@ class StaticTables:
         self.arrays.begin()["tables"][...] = self._next
         self.arrays.send()
         self._sent = self._next.copy()
-
-
-class NormedRows:
-    """Stands for a shortlist while a head is recorded, and keeps the rows that it would be multiplied with."""
-
-    def __init__(self) -> None:
-        self.rows: Rows | None = None
-
-    def logits(self, head: int, x: Rows) -> tuple[Rows, None]:
-        self.rows = x
-        return x, None
 
 
 class ReplayedPass:
@@ -127,25 +115,18 @@ class ReplayedPass:
             _pad_sample(target, batch.sample)
         self._arrays.send()
 
-    def run(self, model: Model, kv: Sequence[KVBlocks], arrays: HostArrays) -> tuple[ForwardOutput, Rows | None]:
-        """The model's own pass, launched on the inputs; and the normed rows that a shortlist would multiply."""
+    def run(self, model: Model, kv: Sequence[KVBlocks], arrays: HostArrays) -> ForwardOutput:
+        """The model's own pass, launched on the inputs."""
         self._arrays.bind(arrays)
         for tables in self._tables.values():
             tables.arrays.bind(arrays)
         batch = self._stand_in(model)
         with arrays.sealed():
             if self.kind.head is None:
-                return model.forward(batch, kv, _go_on), None
+                return model.forward(batch, kv, _go_on)
             assert self.hidden is not None
             hidden = Rows(self.hidden)  # new ones each time: they remember what was computed of their values
-            if not self.kind.has_shortlist:
-                return model.draft_forward(self.kind.head, batch, hidden, kv, _go_on), None
-            kept, stand_in = model.draft_vocab, NormedRows()
-            model.draft_vocab = cast(DraftVocab, stand_in)
-            try:
-                return model.draft_forward(self.kind.head, batch, hidden, kv, _go_on), stand_in.rows
-            finally:
-                model.draft_vocab = kept
+            return model.draft_forward(self.kind.head, batch, hidden, kv, _go_on)
 
     @property
     def sample_inputs(self) -> SampleInputs:

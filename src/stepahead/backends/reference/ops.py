@@ -50,6 +50,10 @@ class ReferenceMatrix:
             self._values = dequantize(self.data, self.type).reshape(self.shape)
         return self._values
 
+    def write(self, rows: Ints, data: Bytes) -> None:
+        self.data.reshape(self.shape[0], -1)[rows] = data
+        self._values = None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceKV:
@@ -123,6 +127,12 @@ class ReferenceBackend:
         if layout != PLAIN:
             raise BackendError(f"layout {layout!r} is unknown; the reference reads {PLAIN} weights")
         return ReferenceMatrix(data, type, shape)
+
+    def write_rows(self, matrix: ReferenceMatrix, rows: Ints, data: Bytes) -> None:
+        matrix.write(rows, data)
+
+    def write_ids(self, ids: Ints) -> None:
+        pass  # the array itself is read
 
     def preferred_layout(self, type: QuantType, shape: tuple[int, ...]) -> str:
         return PLAIN

@@ -34,7 +34,8 @@ _REACH = tl.constexpr(REACH)
 def sample(
     launch: Launcher, logits: torch.Tensor, rows: SampleInputs, column_ids: torch.Tensor | None = None
 ) -> SampledRows:
-    """logits: (num_rows, num_columns) float32; column_ids: (num_columns,) int32, None: a column's id is its number."""
+    """logits: (num_rows, num_columns) float32; column_ids: (num_columns,) int32, -1: the column is none, whatever it
+    holds; None: a column's id is its number."""
     num_rows, num_columns = logits.shape
     num_tiles = triton.cdiv(num_columns, TILE)
     tiles, like = (num_rows, num_tiles), {"device": logits.device}
@@ -49,7 +50,10 @@ def sample(
     of_rows = (rows.seeds, rows.positions, rows.temperatures, rows.top_k, rows.top_p, rows.min_p)
     sizes = {"NUM_COLUMNS": num_columns, "NUM_TILES": num_tiles, "PADDED_TILES": power_of_two(num_tiles)}
     flags = {"LISTED_A_TILE": LISTED, "HAS_IDS": column_ids is not None}
-    launch(_peaks, tiles[::-1], logits, peaks, NUM_COLUMNS=num_columns, NUM_TILES=num_tiles, COLUMNS=TILE)
+    launch(
+        _peaks, tiles[::-1], logits, ids, peaks,
+        NUM_COLUMNS=num_columns, NUM_TILES=num_tiles, COLUMNS=TILE, HAS_IDS=column_ids is not None,
+    )  # fmt: skip
     launch(
         _tiles, tiles[::-1], logits, ids, *of_rows, peaks, listed, sums, columns,
         num_warps=TILE_WARPS, COLUMNS=TILE, **sizes, **flags,
@@ -85,11 +89,24 @@ def _column(key):
 
 
 @triton.jit
-def _peaks(logits, peaks, NUM_COLUMNS: tl.constexpr, NUM_TILES: tl.constexpr, COLUMNS: tl.constexpr):
+def _ids(column_ids, columns, NUM_COLUMNS: tl.constexpr, HAS_IDS: tl.constexpr):
+    """Token ids of columns, -1 of what is none."""
+    ids = columns
+    if HAS_IDS:
+        ids = tl.load(column_ids + columns, mask=columns < NUM_COLUMNS, other=-1)
+    return tl.where(columns < NUM_COLUMNS, ids, -1)
+
+
+@triton.jit
+def _peaks(
+    logits, column_ids, peaks,
+    NUM_COLUMNS: tl.constexpr, NUM_TILES: tl.constexpr, COLUMNS: tl.constexpr, HAS_IDS: tl.constexpr,
+):  # fmt: skip
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     columns = tile * COLUMNS + tl.arange(0, COLUMNS)
-    x = tl.load(logits + row * NUM_COLUMNS + columns, mask=columns < NUM_COLUMNS, other=0.0)
-    keys = tl.where(columns < NUM_COLUMNS, _keys(x, columns), _NO_KEY)
+    is_column = _ids(column_ids, columns, NUM_COLUMNS, HAS_IDS) >= 0
+    x = tl.load(logits + row * NUM_COLUMNS + columns, mask=is_column, other=0.0)
+    keys = tl.where(is_column, _keys(x, columns), _NO_KEY)
     best = tl.max(keys, 0)
     out = peaks + (row * NUM_TILES + tile) * 2
     tl.store(out, best)
@@ -164,7 +181,8 @@ def _tiles(
     if temperature > 0.0:
         best, second = _best_two(peaks, row, NUM_TILES, PADDED_TILES)
         columns = tile * COLUMNS + tl.arange(0, COLUMNS)
-        is_column = columns < NUM_COLUMNS
+        ids = _ids(column_ids, columns, NUM_COLUMNS, HAS_IDS)
+        is_column = ids >= 0
         x = tl.load(logits + row * NUM_COLUMNS + columns, mask=is_column, other=0.0)
         scaled = (x.to(tl.float64) - _value(best)) / temperature
         out = sums + (row * NUM_TILES + tile) * 3
@@ -175,7 +193,6 @@ def _tiles(
             slots = (row * NUM_TILES + tile) * LISTED_A_TILE + tl.arange(0, LISTED_A_TILE)
             tl.store(listed + slots, largest)
         else:
-            ids = tl.load(column_ids + columns, mask=is_column, other=0) if HAS_IDS else columns
             noisy = scaled + _noise(tl.load(seeds + row), tl.load(positions + row), ids)
             least = _least(tl.load(min_ps + row), _lead(best, second) / temperature)
             kept = is_column & (scaled >= least)
@@ -292,8 +309,8 @@ def compile_cases() -> tuple[CompileCase, ...]:
         CompileCase(
             name="sample/peaks",
             kernel=_peaks,
-            types={"logits": "*fp32", "peaks": "*i64"},
-            constexprs={"NUM_COLUMNS": 128896, "NUM_TILES": 63, "COLUMNS": TILE},
+            types={"logits": "*fp32", "column_ids": "*fp32", "peaks": "*i64"},
+            constexprs={"NUM_COLUMNS": 128896, "NUM_TILES": 63, "COLUMNS": TILE, "HAS_IDS": False},
         ),
         CompileCase(
             name="sample/tiles",
