@@ -22,7 +22,7 @@ from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.gguf import GGUFFile, QuantType
 from stepahead.models.draft_vocab import DraftVocab, all_ids
-from stepahead.models.model import ForwardBatch, ForwardOutput
+from stepahead.models.model import ForwardBatch, ForwardOutput, Model
 from stepahead.models.registry import load_model
 from stepahead.models.short_output import ShortOutput
 from support.random_step35 import Shape
@@ -46,7 +46,7 @@ class Twins:
     def __init__(self, path: object) -> None:
         self.backend = CudaBackend()
         file = GGUFFile.open(path)
-        self.model = load_model(file, self.backend, file)
+        self.model = self.load(file)
         self.replayed = ReplayedModel(self.model, self.backend)
         self.kv, self.other_kv = (
             tuple(
@@ -60,6 +60,9 @@ class Twins:
                 plane.copy_(torch.from_numpy(rng.standard_normal(plane.shape, np.float32)))
                 other.copy_(plane)
         self.hidden = self.backend.upload(rng.standard_normal((64, self.model.hidden_size)).astype(np.float32))
+
+    def load(self, file: GGUFFile) -> Model:
+        return load_model(file, self.backend, file)
 
     def trunk(self, spans: list[Span], **options: object) -> tuple[ForwardOutput, ForwardOutput]:
         """By the model, and replayed."""

@@ -1,10 +1,11 @@
 """The one way in which kernels are launched: no tuning by time, no fused multiply-add that is not written as one.
 
-A recording keeps what was launched, in order, with the very tensors it was launched on. Replayed, it computes anew from
-what these hold then: what a CUDA graph does on a GPU, and how such replays are tested without one.
+A recording keeps what was launched, in order, with the very tensors it was launched on, and what the host did in
+between. Replayed, it computes anew from what these hold then: what CUDA graphs do on a GPU, and how such replays are
+tested without one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ among many might get other bits than among few."""
 _OPTIONS = MATRIX_SIZE if torch.version.hip else {}
 
 Grid = tuple[int, ...]
+HostCall = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +35,7 @@ class Launch:
 
 @dataclass(slots=True, eq=False)
 class Recording:
-    launches: list[Launch] = field(default_factory=list)
+    launches: list[Launch | HostCall] = field(default_factory=list)
 
     def replay(self) -> None:
         for launch in self.launches:
@@ -44,7 +46,9 @@ class Launcher:
     """Launches on the current stream of one device; one an instance of the backend."""
 
     def __init__(self) -> None:
+        self.num_launches = 0  # so far
         self._recording: Recording | None = None
+        self._postpone: Callable[[HostCall], None] | None = None
 
     def __call__(
         self, kernel: Any, grid: Grid, *args: Any, num_warps: int = 4, num_stages: int = 1, **constexprs: Any
@@ -66,7 +70,31 @@ class Launcher:
         launch = Launch(kernel, grid, args, options)
         if self._recording is not None:
             self._recording.launches.append(launch)
+        self.num_launches += 1
         launch()
+
+    def host_call(self, call: HostCall) -> None:
+        """What the host does between launches, on the current stream; a replay does it there again.
+
+        It runs now, unless what was launched before it is only captured. Nothing may depend on which of the two it is:
+        what `call` writes lies where later launches find it.
+        """
+        if self._postpone is not None:
+            self._postpone(call)
+            return
+        if self._recording is not None:
+            self._recording.launches.append(call)
+        call()
+
+    @contextmanager
+    def postponing(self, postpone: Callable[[HostCall], None]) -> Iterator[None]:
+        """Within it calls of the host are given to `postpone`, and not run."""
+        assert self._postpone is None, "captures do not nest"
+        self._postpone = postpone
+        try:
+            yield
+        finally:
+            self._postpone = None
 
     @contextmanager
     def record(self) -> Iterator[Recording]:

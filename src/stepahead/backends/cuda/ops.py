@@ -86,7 +86,7 @@ class CudaBackend:
         self.arrays = HostArrays(self.device.torch)
         self.experts = ExpertCounter(self.device.torch)
         self._loader = Loader(self.device, self.launch, resolve_threads(threads))
-        self.host_experts = HostExperts(self.device, resolve_threads(threads))
+        self.host_experts = HostExperts(self.device, self.launch, resolve_threads(threads))
         self._remembered = torch.zeros(MAX_REMEMBERED, dtype=torch.int32, device=self.device.torch)
         self._num_remembered = 0
         self._ids: dict[int, StaticArrays] = {}  # by id of the array, which `arrays` keeps

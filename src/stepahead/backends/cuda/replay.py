@@ -1,5 +1,5 @@
-"""What a pass launches, kept to be run again on what its inputs hold then: as a CUDA graph on a GPU, as a list of
-launches in the interpreter.
+"""What a pass launches, kept to be run again on what its inputs hold then: as CUDA graphs on a GPU, as a list of
+launches in the interpreter. What the host has to do in between (`Launcher.host_call`) is kept at its place.
 
 Whoever records owns the inputs: tensors that stay where they are. What a recorded function allocates is allocated
 once; a replay writes the same memory again, its results included. So between launches there may be nothing but views:
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from stepahead.backends.cuda.device import Device
-from stepahead.backends.cuda.launch import Launcher, Recording
+from stepahead.backends.cuda.launch import HostCall, Launcher, Recording
 
 Result = TypeVar("Result")
 
@@ -58,12 +58,13 @@ class GraphRecorder:
     functions, which are never let go.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, launch: Launcher) -> None:
         self._device = device.torch
+        self._launch = launch
         self._stream = torch.cuda.Stream(device.torch)
         self._pools: dict[Hashable, Any] = {}
 
-    def record(self, function: Callable[[], Result], family: Hashable) -> tuple[torch.cuda.CUDAGraph, Result]:
+    def record(self, function: Callable[[], Result], family: Hashable) -> tuple[Replay, Result]:
         if family not in self._pools:
             self._pools[family] = torch.cuda.graph_pool_handle()
         computing = torch.cuda.current_stream(self._device)
@@ -71,20 +72,71 @@ class GraphRecorder:
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):
                 function()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: what they do is none of the capture's business.
-        with (
-            _without_garbage_collection(),
-            torch.cuda.graph(graph, pool=self._pools[family], stream=self._stream, capture_error_mode="thread_local"),
-        ):
+        # As `torch.cuda.graph` begins: memory that torch keeps for itself and nobody uses is let go, for the pool.
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        segments = Segments(self._launch, self._pools[family])
+        with _without_garbage_collection(), torch.cuda.stream(self._stream), segments.captured():
             result = function()
         computing.wait_stream(self._stream)
-        graph.replay()
-        return graph, result
+        segments.replay()
+        return segments, result
+
+
+class Segments:
+    """Graphs of one pass, and between them what the host does: a graph cannot wait for it.
+
+    All are captured from one pool on one stream, and replayed in the order of their capture. So a tensor of one graph
+    may be read by a later one: its memory is not given to anything else while Python refers to it, which is at least
+    until the last launch that reads it was captured; and whatever gets that memory then comes later in the replay, too.
+    What the host reads or writes between graphs, it refers to for as long as the segments live, so that nothing else
+    ever has that memory.
+    """
+
+    def __init__(self, launch: Launcher, pool: Any) -> None:
+        self._launch = launch
+        self._pool = pool
+        self._steps: list[HostCall] = []
+        self._graph: torch.cuda.CUDAGraph | None = None  # that is being captured
+        self._num_before = 0  # launches
+
+    def replay(self) -> None:
+        for step in self._steps:
+            step()
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """What is launched within it on the current stream."""
+        self._begin()
+        try:
+            with self._launch.postponing(self._cut):
+                yield
+        finally:
+            self._end()
+
+    def _cut(self, call: HostCall) -> None:
+        if self._launch.num_launches == self._num_before:
+            self._steps.append(call)  # before a graph that has nothing yet: none is left empty
+            return
+        self._end()
+        self._steps.append(call)
+        self._begin()
+
+    def _begin(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile: what they do is none of the capture's business.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        self._graph, self._num_before = graph, self._launch.num_launches
+
+    def _end(self) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:  # else it has failed to begin or to end
+            graph.capture_end()
+            self._steps.append(graph.replay)
 
 
 def new_recorder(device: Device, launch: Launcher) -> Recorder:
-    return LaunchRecorder(launch) if device.is_interpreted else GraphRecorder(device)
+    return LaunchRecorder(launch) if device.is_interpreted else GraphRecorder(device, launch)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """A model whose passes of few rows are replayed instead of launched kernel by kernel.
 
-Launching takes the host longer than computing takes the device: some five hundred kernels a step. Where the host
-computes experts, passes of the trunk are not replayed, those of heads are. Implements `Model` around one; what it gives
-has the bits that the model itself gives, and is written over by the next pass of the trunk, or of the same head:
-whoever keeps hidden rows, logits or tokens beyond that copies them.
+Launching takes the host longer than computing takes the device: some five hundred kernels a step. Implements `Model`
+around one; what it gives has the bits that the model itself gives, and is written over by the next pass of the trunk,
+or of the same head: whoever keeps hidden rows, logits or tokens beyond that copies them.
 """
 
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ class ReplayedModel:
         """Record what is most likely needed before somebody waits for it. No keys or values are written."""
         if self._backend.device.is_interpreted:
             return  # where it would take long, and recording takes no longer than launching
-        for count in TRUNK_ROWS if not self._backend.host_experts.are_used else ():
+        for count in TRUNK_ROWS:
             self.record_ahead(None, count, kv)
         for head in range(self._model.draft.num_heads if self._model.draft is not None else 0):
             for count in HEAD_ROWS:
@@ -82,7 +81,8 @@ class ReplayedModel:
         kind = self._kind(head, batch)
         assert kind is not None
         self._backend.begin_step()
-        self._run(kind, batch, kv, None if head is None else self._backend.zeros(num_rows, self._model.hidden_size))
+        hidden = None if head is None else self._backend.zeros(num_rows, self._model.hidden_size)
+        self._run(kind, batch, kv, hidden, num_real=0)
 
     def forward(self, batch: ForwardBatch, kv: Sequence[KVBlocks], checkpoint: Checkpoint) -> ForwardOutput:
         kind = self._kind(None, batch)
@@ -113,8 +113,6 @@ class ReplayedModel:
 
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
-        if head is None and self._backend.host_experts.are_used:
-            return None  # the host takes part in it
         num_rows, num_logits = len(batch.token_ids), len(batch.logit_rows)
         if not 0 < num_rows <= MAX_ROWS or (batch.output_rows is not None and len(batch.output_rows) == 0):
             return None
@@ -134,7 +132,10 @@ class ReplayedModel:
             draft_vocab=self._model.draft_vocab if head is not None and num_logits else None,
         )
 
-    def _run(self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None) -> ReplayedPass:
+    def _run(
+        self, kind: Kind, batch: ForwardBatch, kv: Sequence[KVBlocks], hidden: Rows | None, num_real: int | None = None
+    ) -> ReplayedPass:
+        """num_real: rows that are somebody's, the first ones; without it all of the batch."""
         backend = self._backend
         passes = self._passes.setdefault(kv[0], {})
         known = passes.get(kind)
@@ -143,11 +144,12 @@ class ReplayedModel:
         if hidden is not None:
             assert one.hidden is not None
             pad_rows(backend.launch, hidden.values, one.hidden)
-        if known is None:
-            one.keep(*self._recorder.record(lambda: self._record(one, kv), family=kind.head))
-            passes[kind] = one
-        else:
-            one.replay()
+        with backend.host_experts.replaying(len(batch.token_ids) if num_real is None else num_real):
+            if known is None:
+                one.keep(*self._recorder.record(lambda: self._record(one, kv), family=kind.head))
+                passes[kind] = one
+            else:
+                one.replay()
         backend.experts.replayed(one.outputs.num_expert_layers, len(batch.token_ids))
         return one
 
