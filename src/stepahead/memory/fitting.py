@@ -74,14 +74,13 @@ def _placed(planner: Planner, asked: EngineConfig, free: int | None) -> EngineCo
     if planner.place is None:
         return asked
     room = planner.place.free_nbytes if free is None else free
-    lacking = 0
+    lacking, config = 0, asked
     if asked.cpu_experts == AUTO_EXPERTS and asked.gpu_layers is None and room is not None:
-        config = asked
         if asked.context_length == AUTO_CONTEXT:
             config = replace(asked, context_length=min(MODEST_CONTEXT, planner.model(asked).context_length))
         need = needed(planner)(config)
         lacking = need - int(room * (1 - MARGIN)) if need > room else 0
-    return replace(asked, cpu_experts=len(planner.placement(asked, lacking).layers), gpu_layers=None)
+    return replace(asked, cpu_experts=len(planner.placement(config, lacking).layers), gpu_layers=None)
 
 
 def _experts_chosen(planner: Planner, asked: EngineConfig, config: EngineConfig) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ matter.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,12 +21,20 @@ CROWD = 4
 """How many times its fair share of rows the most popular expert of a pass is taken to have."""
 
 
+class Pool(Protocol):
+    peak: int
+    nbytes_in_use: int
+
+    def acquire(self, nbytes: int) -> Any: ...
+    def release(self, block: Any) -> None: ...
+
+
 class Rows:
     """Activations: a shape, and a block of the pool until Python drops them."""
 
     __slots__ = ("_arena", "_block", "shape")
 
-    def __init__(self, arena: ArenaCount, num_rows: int, width: int) -> None:
+    def __init__(self, arena: Pool, num_rows: int, width: int) -> None:
         self.shape = (num_rows, width)
         self._arena = arena
         self._block = arena.acquire(4 * num_rows * width)
@@ -64,23 +72,26 @@ class MeterRouting:
         self.num_experts = num_experts
 
 
-class Meter:
-    """Stands for `backend`, with a pool of its own. Implements the ops of `Backend` that loading and passes call."""
+class MeterBase:
+    """What meters of all backends have: weights, keys and values of which only sizes are known."""
 
     name = "meter"
     can_sample = False
-    can_write_turned = False
-    can_share = False
+    arena: Pool
 
     def __init__(self, backend: Backend) -> None:
+        """backend: for which it stands."""
         self.threads = backend.threads
-        self.arena = ArenaCount()
         self._backend = backend
+        self.new_pool()
+
+    def new_pool(self) -> None:
+        """What is taken from now on is taken of it."""
+        self.arena = ArenaCount()
 
     def describe(self) -> dict[str, Any]:
         return {"backend": self.name}
 
-    # --- memory ---
     def load_matrix(self, data: Bytes, type: QuantType, shape: tuple[int, ...], layout: str = PLAIN) -> MeterMatrix:
         return MeterMatrix(type, shape)
 
@@ -96,6 +107,27 @@ class Meter:
     def finish_loading(self) -> None:
         pass
 
+    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> MeterKV:
+        return MeterKV(num_kv_heads, head_dim)
+
+    def begin_step(self) -> None:
+        pass
+
+    def copy_rows(self, target: object, target_row: int, source: object, source_row: int, num_rows: int) -> None:
+        pass
+
+    def routed_experts(self) -> tuple[int, ...]:
+        return ()
+
+
+class Meter(MeterBase):
+    """Stands for the CPU backend, with a pool of its own. Implements the ops of `Backend` that loading and passes
+    call."""
+
+    can_write_turned = False
+    can_share = False
+
+    # --- memory ---
     def load_vector(self, values: Floats) -> Rows:
         return Rows(self.arena, 1, values.size)
 
@@ -107,12 +139,6 @@ class Meter:
 
     def zeros(self, num_rows: int, width: int) -> Rows:
         return Rows(self.arena, num_rows, width)
-
-    def new_kv(self, num_blocks: int, num_kv_heads: int, head_dim: int, kv_type: str) -> MeterKV:
-        return MeterKV(num_kv_heads, head_dim)
-
-    def begin_step(self) -> None:
-        pass
 
     # --- rows ---
     def embed(self, table: MeterMatrix, ids: Ints) -> Rows:
@@ -129,9 +155,6 @@ class Meter:
 
     def gather_rows(self, x: Rows, rows: Ints) -> Rows:
         return Rows(self.arena, len(rows), x.shape[1])
-
-    def copy_rows(self, target: Rows, target_row: int, source: Rows, source_row: int, num_rows: int) -> None:
-        pass
 
     def argmax(self, x: Rows) -> Ints:
         return np.zeros(x.shape[0], np.int32)
@@ -191,10 +214,6 @@ class Meter:
         for block in reversed(kept):
             self.arena.release(block)
         return made
-
-    # --- choice ---
-    def routed_experts(self) -> tuple[int, ...]:
-        return ()
 
     def _like(self, x: Rows) -> Rows:
         return Rows(self.arena, *x.shape)

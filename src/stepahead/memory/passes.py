@@ -13,7 +13,7 @@ import numpy as np
 from stepahead.backends.base import BLOCK_SIZE, AttentionRows, Backend, Ints, KVBlocks
 from stepahead.engine.batch import RowSpan, attention_rows
 from stepahead.engine.kv_cache import SLACK
-from stepahead.memory.meter import Meter
+from stepahead.memory.meter import MeterBase
 from stepahead.models.model import Checkpoint, ForwardBatch, Model
 from stepahead.speculative.head_cache import HeadCache
 from stepahead.speculative.head_passes import MAX_ROWS, MERGED_ROWS
@@ -44,7 +44,13 @@ def pass_sizes(chunk_tokens: int, num_sizes: int = NUM_SIZES) -> list[int]:
     return sorted({max(int(chunk_tokens / 2 ** (number / 4)), 1) for number in range(num_sizes)}, reverse=True)
 
 
-def tail_nbytes(model: Model, meter: Meter, context_length: int, chunk_tokens: int) -> int:
+def layer_kinds(model: Model) -> list[tuple[object, ...]]:
+    """Of the trunk's layers; those of one kind take as much."""
+    trunk = model.layers[: model.num_trunk_layers]
+    return [(layer.num_heads, layer.num_kv_heads, layer.window is None, layer.is_moe) for layer in trunk]
+
+
+def tail_nbytes(model: Model, meter: MeterBase, context_length: int, chunk_tokens: int) -> int:
     """What one sequence's hidden rows take when its context is full."""
     if model.draft is None:
         return 0
@@ -67,8 +73,7 @@ def _trunk_pass(model: Model, kv: Seq[KVBlocks], num_rows: int) -> None:
 
 def _first_of_each_kind(model: Model) -> Checkpoint:
     """Ends a pass when a layer of each kind has run: the others take what these have left."""
-    trunk = model.layers[: model.num_trunk_layers]
-    kinds = [(layer.num_heads, layer.num_kv_heads, layer.window is None, layer.is_moe) for layer in trunk]
+    kinds = layer_kinds(model)
     left = 1 + max(kinds.index(kind) for kind in set(kinds))
 
     def count() -> None:

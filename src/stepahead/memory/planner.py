@@ -16,10 +16,12 @@ from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.kv_sizes import KVSizes, block_sizes, size_kv
 from stepahead.gguf import GGUFFile, QuantType, TensorInfo
 from stepahead.gguf.block_name import block_number
-from stepahead.memory.arena_count import MAX_IDLE, ArenaCount
-from stepahead.memory.meter import Meter
+from stepahead.memory.arena_count import MAX_IDLE
+from stepahead.memory.device_meter import DeviceMeter
+from stepahead.memory.meter import Meter, MeterBase
 from stepahead.memory.passes import NUM_SIZES, run_passes, tail_nbytes
 from stepahead.memory.plan import CACHE, KV, PROGRAM_CODE, Kind, MemoryPlan, Part
+from stepahead.memory.recorded_passes import RecordedPasses
 from stepahead.models.draft_vocab import CAPACITY
 from stepahead.models.layers import expert_tensors
 from stepahead.models.model import Model
@@ -36,9 +38,10 @@ PROGRAM_NBYTES = 26 << 20
 """Python, numpy, the libraries and ours, beside their code."""
 
 THREAD_NBYTES = 128 << 10
-DEVICE_PROGRAM_NBYTES = 1 << 30
-"""Of a GPU: its driver's context, kernels, buffers that weights pass through, what attention over long contexts and
-experts keep between two kernels."""
+DEVICE_PROGRAM_NBYTES = 512 << 20
+"""Of a GPU, and not measured: its driver's context (with torch, others have seen 300 to 500 MB), 96 MiB of buffers that
+weights pass through, kernels. Most of the context is taken before anybody asks how much is free, and so counted twice
+where no limit is set."""
 
 TOKEN_NBYTES, MERGE_NBYTES = 300, 350  # of a vocabulary: metadata, lists and the tokenizer's own tables
 LOGIT_NBYTES = 48  # of an id of the vocabulary, while a token is chosen
@@ -55,7 +58,7 @@ class DryModel:
     """The model's code over a meter, and the layouts that its matrices would get."""
 
     model: Model
-    meter: Meter
+    meter: MeterBase
     wanted: dict[GGUFFile, Layouts]
 
     @property
@@ -79,6 +82,7 @@ class Planner:
         self._block_nbytes: dict[tuple[bool, str], tuple[int, ...]] = {}
         self._pass_nbytes: dict[tuple[bool, int, int], int] = {}
         self._tail_nbytes: dict[tuple[int, int], int] = {}
+        self._recorded_nbytes: dict[tuple[bool, RecordedPasses], int] = {}
 
     def model(self, asked: EngineConfig) -> Model:
         """Its sizes; it cannot compute."""
@@ -96,6 +100,8 @@ class Planner:
         pool is taken to be full. Raises what `plan` raises."""
         dry = self._dry_model(asked.mtp != "off")
         config = asked.resolve(dry.model.context_length)
+        if self.place is not None:  # whose pool has no limit
+            return self._plan(asked, dry, config, None, self._passes(dry, config)).nbytes
         return self._plan(asked, dry, config, None, self._passes(dry, config, num_sizes=1) + MAX_IDLE).nbytes
 
     def _plan(
@@ -111,6 +117,7 @@ class Planner:
         parts = (
             *self._weights(dry, config, placement),
             *self._program(dry, config, sizes),
+            *self._recorded(dry, config, placement),
             *self._contexts(dry, config, sizes, pass_nbytes),
         )
         return MemoryPlan(
@@ -128,8 +135,13 @@ class Planner:
         if self.place is None:
             return Placement()
         count = None if isinstance(asked.cpu_experts, str) else asked.cpu_experts
-        model = self._dry_model(asked.mtp != "off").model
-        return place(self._expert_layers(model), model.num_trunk_layers, count, asked.gpu_layers, lacking)
+        dry = self._dry_model(asked.mtp != "off")
+        experts, given = self._expert_layers(dry.model), 0
+        if lacking > 0:  # what is handed over in its place is not gained
+            given = self._recorded_passes(dry, asked.resolve(dry.model.context_length)).hand_over_nbytes(dry.model)
+        gained = [replace(layer, device_nbytes=layer.device_nbytes - given) for layer in experts]
+        found = place(gained, dry.model.num_trunk_layers, count, asked.gpu_layers, lacking)
+        return Placement.of_last(experts, len(found.layers))
 
     def _expert_layers(self, model: Model) -> list[ExpertLayer]:
         layers = []
@@ -143,7 +155,7 @@ class Planner:
     def _dry_model(self, has_heads: bool) -> DryModel:
         if has_heads not in self._dry:
             heads = (self._companion or self.file) if has_heads else None
-            meter = Meter(self._backend)
+            meter = (Meter if self.place is None else DeviceMeter)(self._backend)
             noted = Survey(cast(Backend, meter))
             model = load_model(self.file, cast(Backend, meter), heads, noted)
             # Without its heads, a file is repacked as if it were to have them some day.
@@ -268,6 +280,20 @@ class Planner:
             Part("norms and tables", vectors + tables + LOGIT_NBYTES * dry.model.vocab_size, "memory"),
         ]
 
+    def _recorded(self, dry: DryModel, config: ResolvedConfig, placement: Placement) -> list[Part]:
+        if not isinstance(dry.meter, DeviceMeter):
+            return []
+        wanted = self._recorded_passes(dry, config)
+        key = dry.model.draft is not None, wanted
+        if key not in self._recorded_nbytes:
+            self._recorded_nbytes[key] = wanted.nbytes(dry.model, dry.meter)
+        handed = len(placement.layers) * wanted.hand_over_nbytes(dry.model)
+        return [Part("replayed passes", self._recorded_nbytes[key] + handed, "memory")]
+
+    def _recorded_passes(self, dry: DryModel, config: ResolvedConfig) -> RecordedPasses:
+        shortlist = num_frequent(dry.model, config.draft_vocab)
+        return RecordedPasses.of(config.context_length, config.max_num_seqs, shortlist)
+
     def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes, pass_nbytes: int) -> list[Part]:
         model, seqs = dry.model, config.max_num_seqs
         groups = zip(model.kv_specs, sizes.used_nbytes, strict=True)
@@ -300,10 +326,10 @@ class Planner:
         """What is left when passes of so many sizes have run, from the largest down."""
         key = dry.model.draft is not None, config.chunk_tokens, num_sizes
         if key not in self._pass_nbytes:
-            arena = dry.meter.arena = ArenaCount()
+            dry.meter.new_pool()
             for _ in run_passes(dry.model, dry.backend, config.chunk_tokens, num_sizes):
                 pass
-            self._pass_nbytes[key] = arena.peak
+            self._pass_nbytes[key] = dry.meter.arena.peak
         return self._pass_nbytes[key]
 
     def _tail(self, dry: DryModel, config: ResolvedConfig) -> int:
@@ -314,7 +340,7 @@ class Planner:
         most = config.context_length if draft.window is None else (draft.num_heads + 2) * draft.window + 1024
         key = min(config.context_length, most), config.chunk_tokens
         if key not in self._tail_nbytes:
-            dry.meter.arena = ArenaCount()
+            dry.meter.new_pool()
             self._tail_nbytes[key] = tail_nbytes(dry.model, dry.meter, *key)
         return self._tail_nbytes[key]
 

@@ -43,7 +43,7 @@ class LinearConfig:
 
 
 def linear_config(form: Format, num_out: int, is_few: bool, is_split: bool, arch: int) -> LinearConfig:
-    """num_out: of all matrices of a launch. is_few: FEW_ROWS rows at most. is_split: K is, see num_splits. arch: 90 for
+    """num_out: of all matrices of a launch. is_few: FEW_ROWS rows at most. is_split: K is, see splits.py. arch: 90 for
     sm_90; 0: not NVIDIA's, or interpreted."""
     is_wgmma = arch == 90
     if arch in TENSOR_MEMORY:
@@ -55,12 +55,6 @@ def linear_config(form: Format, num_out: int, is_few: bool, is_split: bool, arch
     # A sum of splits takes registers of its own, and so do the levels of small codebooks.
     is_light = form.has_d and form.levels <= Levels.IQ4 and not is_split
     return LinearConfig(128, 128 if is_wgmma and is_light else 64, 8, 1)
-
-
-def num_splits(num_out: int, num_blocks: int) -> int:
-    """In how many parts K is summed. A property of the matrix, as the order of its sums is: few outputs of many inputs
-    are too few programs for a GPU, and each has too much to do."""
-    return 4 if num_out <= 8192 and num_blocks >= 32 else 1
 
 
 @dataclass(frozen=True, slots=True)

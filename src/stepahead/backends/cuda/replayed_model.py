@@ -13,30 +13,16 @@ import numpy as np
 
 from stepahead.backends.base import AttentionRows, KVBlocks, SampleRows
 from stepahead.backends.cuda.device import explains_memory
-from stepahead.backends.cuda.device_cycles import DeviceCycles
 from stepahead.backends.cuda.kernels.pad_rows import pad_rows
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.ops import CudaBackend
-from stepahead.backends.cuda.recorded_cycle import CycleKind, RecordedCycle
+from stepahead.backends.cuda.recorded import HEAD_ROWS, MAX_ROWS, NUM_ROWS, TRUNK_ROWS, WIDTHS, next_size
 from stepahead.backends.cuda.replay import new_recorder
 from stepahead.backends.cuda.replayed_pass import NO_ROW, Kind, Outputs, ReplayedPass, StaticTables
 from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.sampling import SampledRows
 from stepahead.models.draft_vocab import DraftVocab
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
-
-NUM_ROWS = (1, 2, 3, 4, 5, 8, 12, 16)
-"""Rows that passes are recorded for; others are padded to the next. More are launched one by one."""
-
-MAX_ROWS = NUM_ROWS[-1]
-WIDTHS = (32, 128, 512, 2048, 4096)
-"""Of block tables, in blocks of 64 positions: a longer text has its passes recorded anew. Nothing is read of what is
-too wide; but there is a program for each split that it could hold, and memory for what it gives."""
-
-TRUNK_ROWS = (8, 5, 4, 3, 2, 1)
-HEAD_ROWS = (4, 3, 2, 1)
-"""What one text is decoded with, and some side by side: recorded ahead, the most first, so that the others find memory
-to share."""
 
 
 @explains_memory
@@ -50,7 +36,6 @@ class ReplayedModel:
         self._recorder = new_recorder(backend.device, backend.launch)
         # What was recorded wrote into these keys and values, and goes with them.
         self._passes: WeakKeyDictionary[KVBlocks, dict[Kind, ReplayedPass]] = WeakKeyDictionary()
-        self._cycles: WeakKeyDictionary[KVBlocks, dict[CycleKind, RecordedCycle]] = WeakKeyDictionary()
         self._tables: dict[tuple[int, int], StaticTables] = {}  # by KV group and width
 
     def __getattr__(self, name: str) -> Any:
@@ -114,15 +99,6 @@ class ReplayedModel:
             _first(outputs.sampled, num_logits),
         )
 
-    def cycles(self, kv: Sequence[KVBlocks]) -> DeviceCycles | None:
-        """None: the host takes part in every pass of the trunk."""
-        if self._backend.host_experts.are_used:
-            return None
-        recorded = self._cycles.setdefault(kv[0], {})
-        return DeviceCycles(
-            self._model, self._backend, kv, self._recorder, self._record, self._tables_of, recorded, MAX_ROWS, WIDTHS
-        )
-
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
         num_rows, num_logits = len(batch.token_ids), len(batch.logit_rows)
@@ -132,14 +108,14 @@ class ReplayedModel:
         width = max(batch.attention[group].block_tables.shape[1] for group in groups)  # type: ignore[union-attr]
         if width > WIDTHS[-1]:
             return None
-        padded = _next(NUM_ROWS, num_rows)
+        padded = next_size(NUM_ROWS, num_rows)
         return Kind(
             head=head,
             num_rows=padded,
             # Of the trunk all rows have logits, or none: others are seldom, and the output matrix is read once anyway.
-            num_logits=padded if head is None and num_logits else _next((0, *NUM_ROWS), num_logits),
+            num_logits=padded if head is None and num_logits else next_size((0, *NUM_ROWS), num_logits),
             groups=groups,
-            width=_next(WIDTHS, width),
+            width=next_size(WIDTHS, width),
             is_sampled=batch.sample is not None and num_logits > 0,
             draft_vocab=self._model.draft_vocab if head is not None and num_logits else None,
         )
@@ -151,8 +127,7 @@ class ReplayedModel:
         backend = self._backend
         passes = self._passes.setdefault(kv[0], {})
         known = passes.get(kind)
-        tables = self._tables_of(kind.groups, kind.width)
-        one = known or ReplayedPass(kind, backend.device, self._model.hidden_size, tables)
+        one = known or ReplayedPass(kind, backend.device, self._model.hidden_size, self._tables_of(kind))
         one.fill(batch)
         if hidden is not None:
             assert one.hidden is not None
@@ -176,11 +151,11 @@ class ReplayedModel:
             sampled = sample(backend.launch, logits, one.sample_inputs, columns)
         return Outputs(_values(output.hidden), logits, ids, sampled, backend.experts.num_layers)
 
-    def _tables_of(self, groups: Sequence[int], width: int) -> dict[int, StaticTables]:
-        for group in groups:
-            if (group, width) not in self._tables:
-                self._tables[group, width] = StaticTables(self._backend.device, MAX_ROWS, width)
-        return {group: self._tables[group, width] for group in groups}
+    def _tables_of(self, kind: Kind) -> dict[int, StaticTables]:
+        for group in kind.groups:
+            if (group, kind.width) not in self._tables:
+                self._tables[group, kind.width] = StaticTables(self._backend.device, MAX_ROWS, kind.width)
+        return {group: self._tables[group, kind.width] for group in kind.groups}
 
     def _wanted(self, hidden: Any, batch: ForwardBatch) -> Rows:
         """The rows of output_rows, most often the last ones."""
@@ -208,10 +183,6 @@ def _nobody(model: Model, head: int | None, num_rows: int) -> ForwardBatch:
 
 def _values(x: Any) -> Any:
     return None if x is None else x.values
-
-
-def _next(sizes: Sequence[int], count: int) -> int:
-    return next(size for size in sizes if size >= count)
 
 
 def _first(sampled: SampledRows | None, count: int) -> SampledRows | None:

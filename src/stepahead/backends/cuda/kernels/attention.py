@@ -22,6 +22,7 @@ from stepahead.backends.cuda.kernels.attention_merge import attention_merge, mer
 from stepahead.backends.cuda.kernels.functions import magnitude_bits, powers_of_two
 from stepahead.backends.cuda.kv import KVBlocks
 from stepahead.backends.cuda.launch import Launcher
+from stepahead.backends.cuda.splits import SPLIT_KEYS, attention_splits, is_parted
 
 CONFIGS = {"f16": (32, 4, 2), "q8_0": (32, 4, 2), "f32": (16, 4, 1)}
 """By the type of keys and values: rows times query heads of a program, warps, stages. For any number of rows: the
@@ -30,16 +31,9 @@ instruction that multiplies must not depend on it, and on sm_90 a tile of 64 wou
 F32_PRECISION = "ieee" if getattr(torch.version, "hip", None) else "tf32x3"
 """How float32 is multiplied: on NVIDIA's tensor cores as three products of its parts, which keep 21 bits or more."""
 
-SPLIT_KEYS = 8 * BLOCK_SIZE
-"""Part of what the bits are, as BLOCK_SIZE is."""
-
 MAX_GROUP = 64
 """Query heads that share a KV head."""
 
-# The rest chooses where splits are put together, which no bit depends on.
-MAX_PARTED_ROWS = 32
-MAX_PARTS_NBYTES = 512 << 20
-SHORT_WINDOW = 2 * SPLIT_KEYS  # so few splits are not worth a launch
 PROGRAMS = 1024
 
 FAR = tl.constexpr(0x7FFFFFFF)
@@ -65,10 +59,10 @@ def attention(
     padded = triton.next_power_of_2(num_heads // kv.num_kv_heads)
     assert padded <= MAX_GROUP, f"{num_heads} query heads share {kv.num_kv_heads} KV heads, at most {MAX_GROUP} a head"
     tile, num_warps, num_stages = CONFIGS[kv.kv_type]
-    max_splits = triton.cdiv(block_tables.shape[1], SPLIT_KEYS // BLOCK_SIZE)
-    is_parted = _is_parted(num_rows, width, max_splits, window)
+    max_splits = attention_splits(block_tables.shape[1])
+    parted = is_parted(num_rows, width, max_splits, window)
     out = parts = stats = torch.empty_like(q)
-    if is_parted:
+    if parted:
         shape = (num_rows, num_heads, max_splits)
         parts, stats = (torch.empty((*shape, n), dtype=q.dtype, device=q.device) for n in (kv.head_dim, 2))
     programs = triton.cdiv(PROGRAMS, triton.cdiv(num_rows, max(tile, padded) // padded) * kv.num_kv_heads)
@@ -77,7 +71,7 @@ def attention(
     number_scale = CODE_SCALE.value if is_q8_0 else 1.0
     launch(
         _attention,
-        (num_rows, kv.num_kv_heads, min(max_splits, programs) if is_parted else 1),
+        (num_rows, kv.num_kv_heads, min(max_splits, programs) if parted else 1),
         q,
         kv.keys,
         kv.values,
@@ -107,20 +101,13 @@ def attention(
         WEIGHT_SCALE=weight_scale,
         PRECISION=F32_PRECISION if kv.kv_type == "f32" else "ieee",
         SUM_SCALE=weight_scale * number_scale,
-        IS_PARTED=is_parted,
+        IS_PARTED=parted,
     )
-    if not is_parted:
+    if not parted:
         return out
     return attention_merge(
         launch, parts, stats, positions, first_keys, sequences, SPLIT_KEYS, weight_scale * number_scale
     )
-
-
-def _is_parted(num_rows: int, width: int, max_splits: int, window: int | None) -> bool:
-    """Whether splits are taken by programs of their own, and put together by another kernel."""
-    if max_splits == 1 or (window is not None and window <= SHORT_WINDOW):
-        return False
-    return num_rows <= MAX_PARTED_ROWS and 4 * num_rows * width * max_splits <= MAX_PARTS_NBYTES
 
 
 @triton.jit(do_not_specialize=["num_rows", "max_blocks", "max_splits"])

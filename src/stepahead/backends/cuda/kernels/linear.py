@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
-from stepahead.backends.cuda.configs import FEW_ROWS, LinearConfig, arch_of, linear_config, num_splits
+from stepahead.backends.cuda.configs import FEW_ROWS, LinearConfig, arch_of, linear_config
 from stepahead.backends.cuda.formats.format import FORMATS, Format
 from stepahead.backends.cuda.kernels.half_rows import half_rows
 from stepahead.backends.cuda.kernels.linear_float import linear_float
@@ -15,6 +15,7 @@ from stepahead.backends.cuda.kernels.weight_tile import product
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import HalfRows, Rows
+from stepahead.backends.cuda.splits import num_splits
 from stepahead.gguf.quants import QuantType
 
 MAX_TOGETHER = 4
