@@ -13,10 +13,12 @@ import numpy as np
 
 from stepahead.backends.base import AttentionRows, KVBlocks, SampleRows
 from stepahead.backends.cuda.device import explains_memory
+from stepahead.backends.cuda.device_cycles import DeviceCycles
 from stepahead.backends.cuda.kernels.pad_rows import pad_rows
 from stepahead.backends.cuda.kernels.sample import sample
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.recorded import HEAD_ROWS, MAX_ROWS, NUM_ROWS, TRUNK_ROWS, WIDTHS, next_size
+from stepahead.backends.cuda.recorded_cycle import CycleKind, RecordedCycle
 from stepahead.backends.cuda.replay import new_recorder
 from stepahead.backends.cuda.replayed_pass import NO_ROW, Kind, Outputs, ReplayedPass, StaticTables
 from stepahead.backends.cuda.rows import Rows
@@ -36,6 +38,7 @@ class ReplayedModel:
         self._recorder = new_recorder(backend.device, backend.launch)
         # What was recorded wrote into these keys and values, and goes with them.
         self._passes: WeakKeyDictionary[KVBlocks, dict[Kind, ReplayedPass]] = WeakKeyDictionary()
+        self._cycles: WeakKeyDictionary[KVBlocks, dict[CycleKind, RecordedCycle]] = WeakKeyDictionary()
         self._tables: dict[tuple[int, int], StaticTables] = {}  # by KV group and width
 
     def __getattr__(self, name: str) -> Any:
@@ -99,6 +102,15 @@ class ReplayedModel:
             _first(outputs.sampled, num_logits),
         )
 
+    def cycles(self, kv: Sequence[KVBlocks]) -> DeviceCycles | None:
+        """None: the host takes part in every pass of the trunk."""
+        if self._backend.host_experts.are_used:
+            return None
+        recorded = self._cycles.setdefault(kv[0], {})
+        return DeviceCycles(
+            self._model, self._backend, kv, self._recorder, self._record, self._tables_of, recorded, MAX_ROWS, WIDTHS
+        )
+
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
         num_rows, num_logits = len(batch.token_ids), len(batch.logit_rows)
@@ -127,7 +139,8 @@ class ReplayedModel:
         backend = self._backend
         passes = self._passes.setdefault(kv[0], {})
         known = passes.get(kind)
-        one = known or ReplayedPass(kind, backend.device, self._model.hidden_size, self._tables_of(kind))
+        tables = self._tables_of(kind.groups, kind.width)
+        one = known or ReplayedPass(kind, backend.device, self._model.hidden_size, tables)
         one.fill(batch)
         if hidden is not None:
             assert one.hidden is not None
@@ -151,11 +164,11 @@ class ReplayedModel:
             sampled = sample(backend.launch, logits, one.sample_inputs, columns)
         return Outputs(_values(output.hidden), logits, ids, sampled, backend.experts.num_layers)
 
-    def _tables_of(self, kind: Kind) -> dict[int, StaticTables]:
-        for group in kind.groups:
-            if (group, kind.width) not in self._tables:
-                self._tables[group, kind.width] = StaticTables(self._backend.device, MAX_ROWS, kind.width)
-        return {group: self._tables[group, kind.width] for group in kind.groups}
+    def _tables_of(self, groups: Sequence[int], width: int) -> dict[int, StaticTables]:
+        for group in groups:
+            if (group, width) not in self._tables:
+                self._tables[group, width] = StaticTables(self._backend.device, MAX_ROWS, width)
+        return {group: self._tables[group, width] for group in groups}
 
     def _wanted(self, hidden: Any, batch: ForwardBatch) -> Rows:
         """The rows of output_rows, most often the last ones."""

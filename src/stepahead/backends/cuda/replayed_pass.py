@@ -115,6 +115,16 @@ class ReplayedPass:
             _pad_sample(target, batch.sample)
         self._arrays.send()
 
+    def fill_sample(self, rows: SampleRows) -> None:
+        """How tokens are chosen, alone: everything else is written by launches."""
+        _pad_sample(self._arrays.begin(), rows)
+        self._arrays.send()
+
+    @property
+    def inputs(self) -> Mapping[str, torch.Tensor]:
+        """By the names of `_fields`."""
+        return self._arrays.tensors
+
     def run(self, model: Model, kv: Sequence[KVBlocks], arrays: HostArrays) -> ForwardOutput:
         """The model's own pass, launched on the inputs."""
         self._arrays.bind(arrays)

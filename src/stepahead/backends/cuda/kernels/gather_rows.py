@@ -10,10 +10,12 @@ from stepahead.backends.cuda.launch import Launcher
 COLUMNS = 1024  # of a program
 
 
-def gather_rows(launch: Launcher, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """x[rows]; rows: (n,) int32. A negative number is no row, and leaves what memory held."""
+def gather_rows(launch: Launcher, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """x[rows]; rows: (n,) int32. A negative number is no row, and leaves what memory held. out: where to."""
     width = x.shape[1]
-    out = torch.empty((rows.shape[0], width), dtype=x.dtype, device=x.device)
+    if out is None:
+        out = torch.empty((rows.shape[0], width), dtype=x.dtype, device=x.device)
+    assert out.shape == (rows.shape[0], width)
     launch(_gather_rows, (triton.cdiv(width, COLUMNS), rows.shape[0]), x, rows, out, WIDTH=width, COLUMNS=COLUMNS)
     return out
 
