@@ -8,14 +8,13 @@ import triton.language as tl
 
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.backends.cuda.compile_case import CompileCase
-from stepahead.backends.cuda.cycle_tensors import RING, CycleTensors
+from stepahead.backends.cuda.cycle_tensors import MAX_DEPTH, RING, CycleTensors
 from stepahead.backends.cuda.launch import Launcher
-from stepahead.backends.cuda.routing import power_of_two
 
 TRUNK = -1
 """Instead of a head's number."""
 
-_TRUNK = tl.constexpr(TRUNK)
+NO_WINDOW = 1 << 30
 
 
 def cycle_rows(
@@ -35,7 +34,6 @@ def cycle_rows(
     in rings of n * RING: sources, those that a head reads; targets, where its outputs go, -1: nowhere. A sequence that
     stands still keeps nothing, and one that has no block for a row is stopped.
     """
-    num_rows = state.depth + 1
     launch(
         _cycle_rows,
         (state.num_sequences,),
@@ -49,19 +47,20 @@ def cycle_rows(
         inputs["sample_positions"],
         sources,
         targets,
+        head,
+        state.num_sequences,
+        state.depth + 1,
+        tables.shape[1],
+        window or NO_WINDOW,
         num_warps=1,
-        HEAD=head,
-        NUM_SEQUENCES=state.num_sequences,
-        NUM_ROWS=num_rows,
-        PADDED=power_of_two(num_rows),
+        IS_TRUNK=head == TRUNK,
+        PADDED=MAX_DEPTH + 1,
         RING=RING,
-        WIDTH=tables.shape[1],
-        WINDOW=window or 0,
         BLOCK=BLOCK_SIZE,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["head", "num_sequences", "num_rows", "width", "window"])
 def _cycle_rows(
     running,
     position,
@@ -78,46 +77,45 @@ def _cycle_rows(
     sample_positions,
     sources,
     targets,
-    HEAD: tl.constexpr,
-    NUM_SEQUENCES: tl.constexpr,
-    NUM_ROWS: tl.constexpr,
+    head,
+    num_sequences,
+    num_rows,
+    width,
+    window,
+    IS_TRUNK: tl.constexpr,
     PADDED: tl.constexpr,
     RING: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WINDOW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     sequence = tl.program_id(0)
     at = tl.load(position + sequence)
-    if HEAD == _TRUNK:
-        first, last, lowest = at, at + NUM_ROWS - 1, 0
+    if IS_TRUNK:
+        first, last, lowest = at, at + num_rows - 1, 0
     else:
-        first, last = tl.load(next_row + HEAD * NUM_SEQUENCES + sequence), at + HEAD
-        lowest = tl.load(first_key + HEAD * NUM_SEQUENCES + sequence)
+        first, last = tl.load(next_row + head * num_sequences + sequence), at + head
+        lowest = tl.load(first_key + head * num_sequences + sequence)
     number = tl.arange(0, PADDED)
-    exists = number < NUM_ROWS
+    exists = number < num_rows
     place = tl.minimum(first + number, last)
-    has_entry = exists & (place // BLOCK < WIDTH)
-    block = tl.load(tables + sequence * WIDTH + place // BLOCK, mask=has_entry, other=-1)
+    has_entry = exists & (place // BLOCK < width)
+    block = tl.load(tables + sequence * width + place // BLOCK, mask=has_entry, other=-1)
     runs = (tl.load(running + sequence) != 0) & (tl.min(tl.where(exists, block, 0), 0) >= 0)
     tl.store(running + sequence, runs.to(tl.int32))
     is_kept = runs & (first + number <= last)
-    if WINDOW > 0:
-        lowest = tl.maximum(lowest, place - WINDOW + 1)
     in_ring = sequence * RING
-    row = sequence * NUM_ROWS + number
+    row = sequence * num_rows + number
     tl.store(token_ids + row, tl.load(ring + in_ring + place % RING, mask=exists, other=0), mask=exists)
     tl.store(positions + row, place, mask=exists)
     tl.store(sequences + row, tl.where(runs, sequence, -1), mask=exists)
-    tl.store(first_keys + row, lowest, mask=exists)
+    tl.store(first_keys + row, tl.maximum(lowest, place - window + 1), mask=exists)
     tl.store(slots + row, tl.where(is_kept, block * BLOCK + place % BLOCK, -1), mask=exists)
     tl.store(targets + row, tl.where(is_kept, in_ring + place % RING, -1), mask=exists)
-    if HEAD == _TRUNK:
+    if IS_TRUNK:
         tl.store(logit_rows + row, row, mask=exists)
         tl.store(sample_positions + row, (place + 1).to(tl.int64), mask=exists)
     else:
         tl.store(sources + row, in_ring + (place + RING - 1) % RING, mask=exists)
-        tl.store(logit_rows + sequence, sequence * NUM_ROWS + last - first)
+        tl.store(logit_rows + sequence, sequence * num_rows + last - first)
         tl.store(sample_positions + sequence, (last + 1).to(tl.int64))
 
 
@@ -125,15 +123,15 @@ def compile_cases() -> tuple[CompileCase, ...]:
     names = ("running", "position", "next_row", "first_key", "ring", "tables", "token_ids", "positions", "sequences")
     types = dict.fromkeys((*names, "first_keys", "slots", "logit_rows"), "*i32")
     types |= {"sample_positions": "*i64", "sources": "*i32", "targets": "*i32"}
-    sizes = {"NUM_SEQUENCES": 4, "NUM_ROWS": 4, "PADDED": 4, "RING": RING, "WIDTH": 2048, "BLOCK": BLOCK_SIZE}
+    types |= dict.fromkeys(("head", "num_sequences", "num_rows", "width", "window"), "i32")
     return tuple(
         CompileCase(
             name=f"cycle_rows of {name}",
             kernel=_cycle_rows,
             types=types,
-            constexprs={"HEAD": head, "WINDOW": window, **sizes},
+            constexprs={"IS_TRUNK": is_trunk, "PADDED": MAX_DEPTH + 1, "RING": RING, "BLOCK": BLOCK_SIZE},
             num_warps=1,
             max_registers=64,
         )
-        for name, head, window in (("the trunk", TRUNK, 0), ("a head", 2, 512))
+        for name, is_trunk in (("the trunk", True), ("a head", False))
     )

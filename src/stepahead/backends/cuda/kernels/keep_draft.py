@@ -27,17 +27,17 @@ def keep_draft(launch: Launcher, state: CycleTensors, head: int, sampled: Sample
         sampled.token_ids,
         sampled.leads,
         state.record,
+        head,
+        state.num_sequences,
+        state.depth,
+        vocab_size,
         num_warps=1,
-        HEAD=head,
-        NUM_SEQUENCES=state.num_sequences,
-        DEPTH=state.depth,
         RING=RING,
         MAX_RECORDED=state.recorded_ids.shape[1],
-        VOCAB=vocab_size,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["head", "num_sequences", "depth", "vocab_size"])
 def _keep_draft(
     running,
     position,
@@ -49,31 +49,32 @@ def _keep_draft(
     chosen,
     leads,
     record,
-    HEAD: tl.constexpr,
-    NUM_SEQUENCES: tl.constexpr,
-    DEPTH: tl.constexpr,
+    head,
+    num_sequences,
+    depth,
+    vocab_size,
     RING: tl.constexpr,
     MAX_RECORDED: tl.constexpr,
-    VOCAB: tl.constexpr,
 ):
     sequence = tl.program_id(0)
     if tl.load(running + sequence) != 0:
-        place = tl.load(position + sequence) + 1 + HEAD
+        place = tl.load(position + sequence) + 1 + head
         token_id = tl.maximum(tl.load(chosen + sequence), 0)
         entry = place - tl.load(recorded_start + sequence)
         if (entry >= 0) & (entry < tl.load(recorded_count + sequence)):
             recorded = tl.load(recorded_ids + sequence * MAX_RECORDED + entry)
-            right = tl.load(is_right + (HEAD * NUM_SEQUENCES + sequence) * MAX_RECORDED + entry).to(tl.int32)
-            wrong = tl.where(token_id == recorded, (recorded + 1) % VOCAB, token_id)
+            right = tl.load(is_right + (head * num_sequences + sequence) * MAX_RECORDED + entry).to(tl.int32)
+            wrong = tl.where(token_id == recorded, (recorded + 1) % vocab_size, token_id)
             token_id = tl.where(right > 0, recorded, tl.where(right == 0, wrong, token_id))
         tl.store(ring + sequence * RING + place % RING, token_id)
-        drafts = record + sequence * (3 * DEPTH + 2) + DEPTH + 2 + HEAD
+        drafts = record + sequence * (3 * depth + 2) + depth + 2 + head
         tl.store(drafts, token_id)
-        tl.store(drafts + DEPTH, tl.load(leads + sequence).to(tl.float32).to(tl.int32, bitcast=True))
+        tl.store(drafts + depth, tl.load(leads + sequence).to(tl.float32).to(tl.int32, bitcast=True))
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
     names = ("running", "position", "ring", "recorded_start", "recorded_count", "recorded_ids")
     types = dict.fromkeys(names, "*i32") | {"is_right": "*i8", "chosen": "*i32", "leads": "*fp64", "record": "*i32"}
-    sizes = {"HEAD": 2, "NUM_SEQUENCES": 4, "DEPTH": 3, "RING": RING, "MAX_RECORDED": 512, "VOCAB": 128896}
+    types |= dict.fromkeys(("head", "num_sequences", "depth", "vocab_size"), "i32")
+    sizes = {"RING": RING, "MAX_RECORDED": 512}
     return (CompileCase(name="keep_draft", kernel=_keep_draft, types=types, constexprs=sizes, num_warps=1),)
