@@ -16,9 +16,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is defined
 
 from stepahead.backends.base import AttentionRows, Backend
 from stepahead.backends.cpu.ops import CpuBackend
+from stepahead.backends.cuda import cycle_tensors
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.gguf import GGUFFile, QuantType
+from stepahead.memory import recorded_passes
 from stepahead.memory.device_meter import DeviceMeter
 from stepahead.memory.torch_pool import TorchPool
 from stepahead.models.model import ForwardBatch
@@ -86,6 +88,10 @@ def twins(model_path, request: pytest.FixtureRequest) -> Iterator[Twins]:
         kv = tuple(backend.new_kv(2, layer.num_kv_heads, layer.head_dim, "f16") for layer in model.layers)
         dry_kv = tuple(meter.new_kv(2, layer.num_kv_heads, layer.head_dim, "f16") for layer in model.layers)
         yield Twins(model, backend, dry, meter, kv, dry_kv)
+
+
+def test_rings_are_as_long() -> None:
+    assert recorded_passes.RING == cycle_tensors.RING
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 16, 40])

@@ -33,7 +33,7 @@ def test_widths_and_rows_that_can_be():
     assert [RecordedPasses.of(length, 1, None).num_widths for length in (1, 2048, 2049, 8192, 1 << 20)] == [
         1, 1, 2, 2, 5,
     ]  # fmt: skip
-    assert [RecordedPasses.of(64, seqs, None).num_logits for seqs in (1, 6, 40)] == [1, 8, 16]
+    assert [RecordedPasses.of(64, seqs, None).num_sequences for seqs in (1, 6, 40)] == [1, 6, 16]
 
 
 def test_logits_of_every_number_of_rows_stay(planned: tuple[Model, DeviceMeter]) -> None:
@@ -51,15 +51,26 @@ def test_graphs_are_counted_by_their_launches(planned: tuple[Model, DeviceMeter]
 
 
 def test_heads_without_a_shortlist_keep_all_logits(planned: tuple[Model, DeviceMeter]) -> None:
-    many = replace(SHORT, num_logits=16)
+    many = replace(SHORT, num_sequences=16)
     plain = replace(many, num_frequent=None)
     fewer = VOCAB - 64 - CAPACITY
     assert plain.nbytes(*planned) - many.nbytes(*planned) > 3 * 4 * fewer * sum(NUM_ROWS)
-    assert plain.nbytes(*planned) - replace(plain, num_logits=1).nbytes(*planned) > 3 * 4 * VOCAB * sum(NUM_ROWS)
+    assert plain.nbytes(*planned) - replace(plain, num_sequences=1).nbytes(*planned) > 3 * 4 * VOCAB * sum(NUM_ROWS)
+
+
+def test_cycles_of_every_number_of_sequences_and_heads(planned: tuple[Model, DeviceMeter]) -> None:
+    model = planned[0]
+    assert SHORT.cycles(model) == [(1, depth) for depth in range(4)]
+    many = replace(SHORT, num_sequences=16).cycles(model)
+    assert len(many) == 33
+    assert {(16, 0), (8, 1), (5, 2), (4, 3)} <= set(many)
+    assert not {(9, 1), (6, 2), (5, 3)} & set(many)
+    graphs = NODE_NBYTES * 10 * model.num_trunk_layers * (33 - 4)
+    assert replace(SHORT, num_sequences=16).nbytes(*planned) - SHORT.nbytes(*planned) > graphs
 
 
 def test_what_is_handed_over_stays_for_every_pass(planned: tuple[Model, DeviceMeter]) -> None:
-    rows = sum(NUM_ROWS) + 16
+    rows = sum(NUM_ROWS)
     assert SHORT.hand_over_nbytes(planned[0]) == 2 * 4 * planned[0].hidden_size * rows
     assert replace(SHORT, num_widths=3).hand_over_nbytes(planned[0]) == 6 * 4 * planned[0].hidden_size * rows
 

@@ -28,8 +28,11 @@ NODE_NBYTES = 32 << 10
 """Of a launch in a graph, for the driver. Not measured here: where others say what graphs of some hundred launches took
 beside their pools, it is 24 to 64 KB a launch, the more the older the driver."""
 
-CYCLE_ROWS = (MAX_ROWS,)
-"""Of the trunk in recorded cycles of the trunk and all heads."""
+RING = 32
+"""Rows that a recorded cycle keeps of each sequence and level."""
+
+HAND_ON_LAUNCHES = 5
+"""In a cycle, beside those of a pass: for its inputs, and for what it leaves to the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,14 @@ class RecordedPasses:
     """Of a model with certain settings. Equal ones take as much."""
 
     num_widths: int  # of block tables
-    num_logits: int  # rows of a head that choose a token, at most
+    num_sequences: int  # that recorded passes can have, at most
     num_frequent: int | None  # ids of heads' shortlist; None: there is none
 
     @classmethod
     def of(cls, context_length: int, max_num_seqs: int, num_frequent: int | None) -> "RecordedPasses":
         num_blocks = min(-(-context_length // BLOCK_SIZE), WIDTHS[-1])
         widest = next_size(WIDTHS, num_blocks)
-        most = next_size(NUM_ROWS, min(max_num_seqs, MAX_ROWS))
-        return cls(WIDTHS.index(widest) + 1, most, num_frequent)
+        return cls(WIDTHS.index(widest) + 1, min(max_num_seqs, MAX_ROWS), num_frequent)
 
     def nbytes(self, model: Model, meter: DeviceMeter) -> int:
         recorder = _Recorder(self, model, meter)
@@ -56,13 +58,18 @@ class RecordedPasses:
             if not sizes[_sizes(spec)]:
                 sizes[_sizes(spec)] = recorder.family(recorder.head_passes(head))
         total = tables + sum(sizes[_sizes(spec)] for spec in heads)
-        if heads:
-            total += recorder.family(recorder.cycles())
-        return total + recorder.family(recorder.trunk_passes()) + recorder.warm_ups()
+        return total + recorder.family(recorder.trunk_passes()) + recorder.cycles() + recorder.warm_ups()
 
     def hand_over_nbytes(self, model: Model) -> int:
         """For each layer whose experts the host computes: rows and results that stay."""
-        return self.num_widths * sum((*NUM_ROWS, *CYCLE_ROWS)) * 2 * 4 * model.hidden_size
+        return self.num_widths * sum(NUM_ROWS) * 2 * 4 * model.hidden_size
+
+    def cycles(self, model: Model) -> list[tuple[int, int]]:
+        """Numbers of sequences, and of heads that draft, of which there is a recorded cycle each."""
+        draft = model.draft
+        depths = 1 if draft is None or draft.is_recurrent else draft.num_heads + 1
+        every = ((count, depth) for count in range(1, self.num_sequences + 1) for depth in range(depths))
+        return [(count, depth) for count, depth in every if count * (depth + 1) <= MAX_ROWS]
 
 
 class _Recorder:
@@ -99,16 +106,27 @@ class _Recorder:
     def head_passes(self, head: int) -> Iterator[list[Held]]:
         for width in self._widths:
             for num_rows in (*HEAD_ROWS, *later(HEAD_ROWS)):
-                most = min(num_rows, self._wanted.num_logits)
+                most = min(num_rows, next_size(NUM_ROWS, self._wanted.num_sequences))
                 for num_logits in (count for count in (0, *NUM_ROWS) if count <= most):
                     yield self._head(head, num_rows, num_logits, width)
 
-    def cycles(self) -> Iterator[list[Held]]:
+    def cycles(self) -> int:
+        """Their passes leave nothing in the pool, so that the most rows decide how large it is; but each cycle has a
+        graph of all its passes, and keeps where its sequences stand."""
+        model, meter, cycles = self._model, self._meter, self._wanted.cycles(self._model)
+        meter.new_pool()
+        trunk = head = 0
         for width in self._widths:
-            for num_rows in CYCLE_ROWS:
-                yield self._trunk(num_rows, width)
-                for head in range(len(self._model.layers) - self._model.num_trunk_layers):
-                    yield self._head(head, num_rows, num_rows, width)
+            for num_rows in sorted({count * (depth + 1) for count, depth in cycles}):
+                start = meter.num_launches
+                self._trunk(num_rows, width)
+                trunk = meter.num_launches - start
+                if any(depth for _, depth in cycles):
+                    self._head(0, num_rows, num_rows, width)
+                    head = meter.num_launches - start - trunk
+        launches = sum(trunk + depth * head + (depth + 1) * HAND_ON_LAUNCHES for _, depth in cycles)
+        rows = sum((depth + 1) * count * (RING + 3 * (depth + 1)) for count, depth in cycles)
+        return meter.arena.peak + len(self._widths) * (NODE_NBYTES * launches + 4 * model.hidden_size * rows)
 
     def _trunk(self, num_rows: int, width: int) -> list[Held]:
         """A layer of each kind, for the others take what these have left; then what comes behind the last."""

@@ -19,8 +19,8 @@ from backends.cuda.test_replayed_model import SMALLEST, Computing
 from stepahead.backends.base import BLOCK_SIZE
 from stepahead.backends.cuda.launch import Launch
 from stepahead.backends.cuda.ops import CudaBackend
-from stepahead.backends.cuda.recorded_cycle import RecordedCycle
 from stepahead.backends.cuda.recorded import MAX_ROWS, WIDTHS
+from stepahead.backends.cuda.recorded_cycle import RecordedCycle
 from stepahead.backends.cuda.replayed_model import ReplayedModel
 from stepahead.engine.engine import Engine
 from stepahead.engine.logit_rows import sample_rows
