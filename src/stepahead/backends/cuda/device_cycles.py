@@ -90,15 +90,15 @@ class DeviceCycles:
         width = next(width for width in self._widths if width >= num_blocks)
         kind = CycleKind(len(starts), depth, width, self._model.draft_vocab if depth else None)
         self._backend.begin_step()
-        self._tables = self._tables_of(groups_of(self._model, depth), width)
+        tables = self._tables_of(groups_of(self._model, depth), width)
         cycle = self._recorded.get(kind)
         if cycle is None:
-            cycle = RecordedCycle(kind, self._model, self._backend, self._tables, self._run)
+            cycle = RecordedCycle(kind, self._model, self._backend, tables, self._run)
             cycle.record(self._recorder, self._kv)
             self._recorded[kind] = cycle
         cycle.fill(starts, sample)
         if self._cycle is not cycle:
-            self._cycle = cycle
+            self._cycle, self._tables = cycle, tables
             self._buffers = [torch.empty_like(cycle.state.kept) for _ in range(NUM_BUFFERS)]
 
     def launch(self, tables: Sequence[Sequence[Sequence[int]]]) -> Launched:
