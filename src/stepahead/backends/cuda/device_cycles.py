@@ -15,6 +15,7 @@ from stepahead.backends.base import KVBlocks, SampleRows
 from stepahead.backends.cuda.cycle_tensors import MAX_DEPTH
 from stepahead.backends.cuda.device import explains_memory
 from stepahead.backends.cuda.ops import CudaBackend
+from stepahead.backends.cuda.recorded import MAX_ROWS, WIDTHS, next_size
 from stepahead.backends.cuda.recorded_cycle import CycleKind, RecordedCycle, RunPass, groups_of
 from stepahead.backends.cuda.replay import Recorder
 from stepahead.backends.cuda.replayed_pass import NO_ROW, StaticTables
@@ -60,10 +61,8 @@ class DeviceCycles:
         run: RunPass,
         tables_of: TablesOf,
         recorded: dict[CycleKind, RecordedCycle],
-        max_rows: int,
-        widths: Sequence[int],
     ) -> None:
-        """recorded: cycles of these keys and values, to be added to; widths: that block tables are padded to."""
+        """recorded: cycles of these keys and values, to be added to."""
         self.device = backend.device
         self._model = model
         self._backend = backend
@@ -72,8 +71,6 @@ class DeviceCycles:
         self._run = run
         self._tables_of = tables_of
         self._recorded = recorded
-        self._max_rows = max_rows
-        self._widths = widths
         self._cycle: RecordedCycle | None = None
         self._tables: dict[int, StaticTables] = {}
         self._buffers: list[torch.Tensor] = []
@@ -83,11 +80,11 @@ class DeviceCycles:
         draft = self._model.draft
         if depth > 0 and (draft is None or draft.is_recurrent or depth > min(draft.num_heads, MAX_DEPTH)):
             return False
-        return 0 < num_sequences * (depth + 1) <= self._max_rows and num_blocks <= self._widths[-1]
+        return 0 < num_sequences * (depth + 1) <= MAX_ROWS and num_blocks <= WIDTHS[-1]
 
     def begin(self, starts: Sequence[CycleStart], depth: int, num_blocks: int, sample: SampleRows) -> None:
         assert self.can_run(len(starts), depth, num_blocks)
-        width = next(width for width in self._widths if width >= num_blocks)
+        width = next_size(WIDTHS, num_blocks)
         kind = CycleKind(len(starts), depth, width, self._model.draft_vocab if depth else None)
         self._backend.begin_step()
         tables = self._tables_of(groups_of(self._model, depth), width)

@@ -107,9 +107,7 @@ class ReplayedModel:
         if self._backend.host_experts.are_used:
             return None
         recorded = self._cycles.setdefault(kv[0], {})
-        return DeviceCycles(
-            self._model, self._backend, kv, self._recorder, self._record, self._tables_of, recorded, MAX_ROWS, WIDTHS
-        )
+        return DeviceCycles(self._model, self._backend, kv, self._recorder, self._record, self._tables_of, recorded)
 
     def _kind(self, head: int | None, batch: ForwardBatch) -> Kind | None:
         """None: it is not replayed."""
