@@ -15,8 +15,9 @@ from stepahead.backends.base import Floats, Ints
 from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.request import Request, Sequence
 from stepahead.engine.runner import ModelRunner
+from stepahead.speculative.draft_job import DraftJob
 from stepahead.speculative.head_cache import HeadCache
-from stepahead.speculative.head_passes import DraftJob, HeadPasses
+from stepahead.speculative.head_passes import HeadPasses
 
 LONGEST = 5
 AS_HEAD, ON_OUTPUT, CATCHUP = "as a head", "on its output", "in catchup"

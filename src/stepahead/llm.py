@@ -17,6 +17,7 @@ import numpy.typing as npt
 from stepahead.completion import Completion, StreamChunk
 from stepahead.config import DEFAULT_CACHE_DIR_GB, DEFAULT_MAX_STEP_MS, EngineConfig, ResolvedConfig
 from stepahead.demo import demo_path
+from stepahead.engine.cycle_queue import CycleQueue
 from stepahead.engine.engine import Engine
 from stepahead.engine.kv_cache import SLACK
 from stepahead.engine.metrics import EngineMetrics
@@ -39,6 +40,7 @@ from stepahead.repack.repacked import OnRepack
 from stepahead.request_builder import Prompt, RequestBuilder, as_prompts
 from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cost import CostSeed
+from stepahead.speculative.cycle_planner import CyclePlanner
 from stepahead.speculative.model_costs import ModelCosts
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.probe import SECONDS
@@ -356,7 +358,11 @@ class LLM:
         self._spill = open_spill(config, self._file, self._runner, cache)
         forget, max_step_ms = self._arbiter.forget, config.max_step_ms
         scheduler = Scheduler(self._runner.kv_cache, *limits, forget, max_step_ms, cache, self._spill)
-        return Engine(self._runner, scheduler, self._arbiter, self._sampler)
+        cycles = None
+        if self._runner.cycles is not None:
+            planner = CyclePlanner(self._arbiter, self._mtp)
+            cycles = CycleQueue(self._runner.cycles, planner, scheduler, self._runner.metrics)
+        return Engine(self._runner, scheduler, self._arbiter, self._sampler, cycles=cycles)
 
     def _job(self, prompt: Prompt, params: SamplingParams | None, speculation: Speculation | None) -> Job:
         return Job(self._requests.build(prompt, params or SamplingParams(), speculation or Speculation()))

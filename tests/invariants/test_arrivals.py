@@ -58,7 +58,7 @@ def test_every_text_is_what_it_is_alone(model: str, max_step_ms: float | None, m
     path, table = model_path(model), VECTOR_TABLES[0]
     alone = load(path, table, monkeypatch, max_num_seqs=1)
     llm = load(path, table, monkeypatch, max_num_seqs=5, chunk_tokens=64, max_step_ms=max_step_ms)
-    llm._arbiter._learner._measure = lambda: FREE
+    llm._arbiter.learner._measure = lambda: FREE
     rng, drafted, accepted, num_priced = np.random.default_rng(4), dict[str, int](), dict[str, int](), 0
     requests = [request(rng) for _ in range(40)]
     jobs = [llm._job(*one) for one in requests]

@@ -7,7 +7,8 @@ from stepahead.engine.logit_rows import LogitRows
 from stepahead.engine.params import Speculation
 from stepahead.engine.runner import StepInterrupted
 from stepahead.engine.sampler import Sampler
-from stepahead.speculative.head_passes import MERGED_ROWS, DraftJob, HeadPasses
+from stepahead.speculative.draft_job import DraftJob
+from stepahead.speculative.head_passes import MERGED_ROWS, HeadPasses
 from stepahead.speculative.mtp import MtpProposer
 from support.toy_heads import VOCAB, Simulation, ToyModel, ToyRunner, naive_draft
 

@@ -18,7 +18,7 @@ from stepahead.engine.request import Sequence as EngineSequence
 from stepahead.engine.row_shares import rows_of_step
 from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cost import CostSeed, interpolate
-from stepahead.speculative.head_passes import DraftJob
+from stepahead.speculative.draft_job import DraftJob
 
 SEED = CostSeed(
     rows=(1, 2, 3, 4, 8, 16),

@@ -6,15 +6,22 @@ Owns the order of a step and what an abort does to it. Knows nothing about text,
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
+from stepahead.backends.base import Tensor
+from stepahead.engine.batch import ScheduledBatch
+from stepahead.engine.cycle_queue import CycleQueue
 from stepahead.engine.logit_rows import LogitRows
-from stepahead.engine.request import Request, RequestOutput, Sequence
+from stepahead.engine.request import Request, RequestOutput, Sequence, Verdict
 from stepahead.engine.runner import ModelRunner, StepInterrupted
 from stepahead.engine.sampler import Sampler
 from stepahead.engine.scheduler import Scheduler
 from stepahead.errors import RequestError
 from stepahead.speculative.proposer import Proposer
 from stepahead.speculative.verify import verify
+
+Observe = Callable[[ScheduledBatch, Tensor, Seq[Verdict | None]], None]
+"""Proposer.observe, or who takes its place."""
 
 
 class Engine:
@@ -27,12 +34,15 @@ class Engine:
         proposer: Proposer,
         sampler: Sampler,
         clock: Callable[[], float] = time.perf_counter,
+        cycles: CycleQueue | None = None,
     ) -> None:
-        """`scheduler` works on the runner's KV cache and tells the proposer what it drops; clock: seconds."""
+        """`scheduler` works on the runner's KV cache and tells the proposer what it drops; clock: seconds; cycles: of a
+        device that runs ahead of the host, where it can."""
         self.runner = runner
         self.scheduler = scheduler
         self.proposer = proposer
         self.sampler = sampler
+        self.cycles = cycles
         self.metrics = runner.metrics
         self._clock = clock
         self._unfinished: dict[int, Sequence] = {}  # until its last output is returned
@@ -63,14 +73,15 @@ class Engine:
             sequence.is_aborted = True
 
     def step(self) -> list[RequestOutput]:
-        """One pass of the trunk, and what it added to each request.
+        """One pass of the trunk, and what it added to each request. Another one may be on its way when this returns.
 
         An error leaves every sequence as it was before the pass, and so does an abort, for the others. What was
         committed before an error is returned by the next step: nothing is lost, and the engine goes on.
         """
         self._outputs += self.scheduler.drop_aborted()
         try:
-            self._pass()
+            if not self._cycle():
+                self._pass()
         except StepInterrupted:
             self.metrics.num_interruptions += 1
             self._outputs += self.scheduler.drop_aborted()
@@ -93,17 +104,32 @@ class Engine:
             output = self.runner.forward(batch)
         with timed("verify"):
             verdicts = verify(batch, LogitRows.of_pass(self.runner.backend, output), self.sampler)
-        with timed("commit"):
+        self._commit(batch, verdicts, output.hidden, self.proposer.observe)
+        self.scheduler.learn(batch, 1e3 * (self._clock() - started))
+
+    def _cycle(self) -> bool:
+        """All of it by the device, and the next one launched before this one is committed. False: it is not for this
+        step."""
+        if self.cycles is None:
+            return False
+        with self.metrics.timed("forward"):
+            finished = self.cycles.next()
+        if finished is None:
+            return False
+        self._commit(finished.batch, finished.verdicts, finished.result.hidden, self.cycles.observe)
+        return True
+
+    def _commit(self, batch: ScheduledBatch, verdicts: Seq[Verdict | None], hidden: Tensor, observe: Observe) -> None:
+        with self.metrics.timed("commit"):
             outputs = self.scheduler.commit(batch, verdicts)
             self._outputs += outputs
             self.metrics.count_step(batch, outputs)
             try:
-                self.proposer.observe(batch, output.hidden, verdicts)
+                observe(batch, hidden, verdicts)
             finally:
                 # After the proposer has seen the rows: snapshots hold what the heads need of them.
                 self.scheduler.retire()
                 self.metrics.count_cache(self.scheduler.prefix_cache)
-        self.scheduler.learn(batch, 1e3 * (self._clock() - started))
 
     # --8<-- [end:pass]
 

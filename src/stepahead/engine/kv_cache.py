@@ -144,7 +144,10 @@ class KVCache:
                 self.trim(kv, group, self._first_needed(spec, num_tokens))
 
     def truncate(self, kv: SequenceKV, num_tokens: int) -> None:
-        """Forget the rows from num_tokens on, in all groups. Raises CapacityError past the slack; nothing changes."""
+        """Forget the rows from num_tokens on, in all groups. Raises CapacityError past the slack; nothing changes.
+
+        Blocks that are claimed for passes on their way stay.
+        """
         assert 0 <= num_tokens <= kv.num_tokens
         missing = self._missing_group(kv, num_tokens)
         if missing is not None:
@@ -152,7 +155,7 @@ class KVCache:
                 f"cannot go back from {kv.num_tokens} to {num_tokens} tokens: rows that the window of {missing.window} "
                 f"in KV group {missing.name!r} needs are freed ({self.slack} are kept beyond it): recompute from 0"
             )
-        first_unneeded = -(-num_tokens // BLOCK_SIZE)
+        first_unneeded = -(-max(num_tokens, kv.num_claimed) // BLOCK_SIZE)
         for group, table in enumerate(kv.tables):
             for index in range(len(table) - 1, first_unneeded - 1, -1):
                 self._put_back(table, group, index)
@@ -161,7 +164,7 @@ class KVCache:
 
     def release(self, kv: SequenceKV) -> None:
         """Free everything that kv holds."""
-        kv.num_tokens = 0
+        kv.num_tokens = kv.num_claimed = 0
         self.truncate(kv, 0)
 
     def _first_needed(self, spec: KVSpec, num_tokens: int) -> int:

@@ -7,7 +7,10 @@ arithmetic: no model, no logits, no sequence.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from stepahead.errors import RequestError
+from stepahead.models.cycles import RecordedText
 
 FORCED_MARGIN = 1.0
 """Of every forced draft token: nothing but its position tells how likely it is."""
@@ -39,13 +42,27 @@ class Replay:
 
     def draft(self, position: int, index: int, sampled: int, vocab_size: int) -> int:
         """The token that a draft has at `position` as its token number `index`; `sampled` is what its head chose."""
-        assert self.rates is not None, "without rates, drafts are the heads' own"
         recorded = self.target(position, sampled)
-        before = self.rates[index - 1] if 0 < index <= len(self.rates) else 1.0
-        share = self.rates[index] / before if index < len(self.rates) and before > 0.0 else 0.0
-        if _uniform(self.seed, position, index) < share:
+        if self._is_right(position, index):
             return recorded
         return sampled if sampled != recorded else (recorded + 1) % vocab_size
+
+    def laid_out(self, start: int, limit: int, depth: int) -> RecordedText:
+        """The same for a device: what is known from the position `start` on, `limit` tokens of it at most."""
+        first = start - self.first_position
+        assert first >= 0, "a recorded text begins where the prompt ends"
+        token_ids = np.array(self.token_ids[first : first + limit], np.int32)
+        is_right = np.full((len(token_ids), depth), -1, np.int8)
+        if self.rates is not None:
+            for place, index in np.ndindex(is_right.shape):
+                is_right[place, index] = self._is_right(start + place, index)
+        return RecordedText(start, token_ids, is_right)
+
+    def _is_right(self, position: int, index: int) -> bool:
+        assert self.rates is not None, "without rates, drafts are the heads' own"
+        before = self.rates[index - 1] if 0 < index <= len(self.rates) else 1.0
+        share = self.rates[index] / before if index < len(self.rates) and before > 0.0 else 0.0
+        return _uniform(self.seed, position, index) < share
 
 
 def _check_rates(rates: tuple[float, ...]) -> None:

@@ -123,11 +123,12 @@ def _add(counts: dict[str, int], source: str, count: int) -> None:
 class SequenceKV:
     """A sequence's hold on the KV cache. `kv_id` names it for proposers, which keep state of their own for each."""
 
-    __slots__ = ("kv_id", "num_tokens", "tables")
+    __slots__ = ("kv_id", "num_claimed", "num_tokens", "tables")
 
     def __init__(self, kv_id: int, num_groups: int) -> None:
         self.kv_id = kv_id
         self.num_tokens = 0  # positions whose trunk KV is valid
+        self.num_claimed = 0  # positions whose blocks stay, for passes that were launched and not yet committed
         self.tables: list[list[int]] = [[] for _ in range(num_groups)]  # block ids by position // BLOCK_SIZE; -1: none
 
 

@@ -16,6 +16,7 @@ from stepahead.engine.logit_rows import sample_rows
 from stepahead.engine.metrics import EngineMetrics
 from stepahead.engine.prefix_cache import PrefixCache
 from stepahead.engine.request import Sequence
+from stepahead.models.cycles import Cycles
 from stepahead.models.model import Checkpoint, ForwardBatch, ForwardOutput, Model
 
 
@@ -38,8 +39,10 @@ class ModelRunner:
         kv: tuple[KVBlocks, ...],
         block_nbytes: tuple[int, ...] | None = None,
         cache_nbytes: int | None = None,
+        cycles: Cycles | None = None,
     ) -> None:
-        """block_nbytes: what a block of each KV group takes; cache_nbytes: what a prefix cache may, None: no limit."""
+        """block_nbytes: what a block of each KV group takes; cache_nbytes: what a prefix cache may, None: no limit;
+        cycles: of a device that can run whole draft-verify cycles over these keys and values."""
         assert len(kv) == len(model.layers)
         self.model = model
         self.backend = backend
@@ -49,6 +52,7 @@ class ModelRunner:
         self.metrics = EngineMetrics()
         self.block_nbytes = block_nbytes
         self.cache_nbytes = cache_nbytes
+        self.cycles = cycles
         self._has_experts = any(layer.is_moe for layer in model.layers[: model.num_trunk_layers])
         # Of the last trunk pass: entry j is how many experts its rows 0 to j touched, see Backend.routed_experts.
         self.expert_growth: Seq[int] = ()
@@ -83,7 +87,11 @@ class ModelRunner:
         prepare = getattr(model, "prepare", None)  # what can be done before the first request; most models can nothing
         if prepare is not None:
             prepare(kv)
-        return cls(model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, sizes.cache_nbytes)
+        cycles = getattr(model, "cycles", None)
+        return cls(
+            model, backend, KVCache(model.kv_specs, num_blocks, slack), kv, block_nbytes, sizes.cache_nbytes,
+            None if cycles is None else cycles(kv),
+        )  # fmt: skip
 
     def new_prefix_cache(self) -> PrefixCache:
         """An empty one, for what this runner computes."""

@@ -68,7 +68,7 @@ class Scheduler:
         self.spill = spill
         self._kv_cache = kv_cache
         self._max_num_seqs = max_num_seqs
-        self._chunk_tokens = chunk_tokens
+        self.chunk_tokens = chunk_tokens
         self._on_drop = drop
         self._trunk_groups = [group for group, spec in enumerate(kv_cache.specs) if not spec.is_draft]
         self._full_groups = [group for group in self._trunk_groups if kv_cache.specs[group].window is None]
@@ -77,6 +77,12 @@ class Scheduler:
     @property
     def has_unfinished(self) -> bool:
         return bool(self.waiting or self.running)
+
+    @property
+    def is_settled(self) -> bool:
+        """All that run decode, and nobody waits who might be admitted: the next step has the rows of the last."""
+        can_admit = bool(self.waiting) and len(self.running) < self._max_num_seqs
+        return not can_admit and all(sequence.is_decoding for sequence in self.running)
 
     def add(self, request: Request) -> Sequence:
         """Put a request in the queue. Raises RequestError or CapacityError for one that could never run."""
@@ -92,7 +98,7 @@ class Scheduler:
         self._admit_waiting()
         batch: list[ScheduledRows] = []
         first_row = logits_start = 0
-        counts = rows_of_step(self.running, self._chunk_tokens, self._kv_cache.slack, self.chunk_budget)
+        counts = rows_of_step(self.running, self.chunk_tokens, self._kv_cache.slack, self.chunk_budget)
         for sequence, num_rows in zip(self.running, counts, strict=True):
             if num_rows == 0:
                 continue  # a prompt that waits for others
@@ -105,6 +111,13 @@ class Scheduler:
             logits_start += rows.num_logits
             batch.append(rows)
         return ScheduledBatch(tuple(batch))
+
+    def claim_ahead(self, sequence: Sequence, end: int) -> None:
+        """Blocks for the trunk's rows below `end`, which stay until a commit after kv.num_claimed was taken back."""
+        for group in self._trunk_groups:
+            while not self._kv_cache.claim(sequence.kv, group, sequence.num_computed_tokens, end):
+                self._make_room()
+        sequence.kv.num_claimed = end
 
     def commit(self, batch: ScheduledBatch, verdicts: Seq[Verdict | None]) -> list[RequestOutput]:
         """Let sequences grow by what was verified; rows of rejected and dropped tokens are truncated."""
@@ -287,7 +300,7 @@ class Scheduler:
 
     def _blocks_needed(self, num_tokens: int) -> tuple[int, ...]:
         slack = self._kv_cache.slack
-        return tuple(blocks_needed(spec, num_tokens, self._chunk_tokens, slack) for spec in self._kv_cache.specs)
+        return tuple(blocks_needed(spec, num_tokens, self.chunk_tokens, slack) for spec in self._kv_cache.specs)
 
     def _drop(self, sequence: Sequence) -> None:
         for snapshot in sequence.snapshots:

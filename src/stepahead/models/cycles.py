@@ -74,7 +74,7 @@ class Cycles(Protocol):
 
     def begin(self, starts: Sequence[CycleStart], depth: int, num_blocks: int, sample: SampleRows) -> None:
         """num_blocks: the tables of no cycle will be longer; sample: one row a sequence, positions are not read. What
-        was launched before has been waited for."""
+        was launched before has been waited for, or is of no interest any more."""
         ...
 
     def launch(self, tables: Sequence[Sequence[Sequence[int]]]) -> LaunchedCycle:

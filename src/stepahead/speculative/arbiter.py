@@ -23,8 +23,8 @@ from stepahead.speculative.bid import Bid, Round
 from stepahead.speculative.calibration import margin_bin
 from stepahead.speculative.copy import CopyProposer, Match
 from stepahead.speculative.cost import CostSeed
+from stepahead.speculative.draft_job import DraftJob
 from stepahead.speculative.forced import forced_ids
-from stepahead.speculative.head_passes import DraftJob
 from stepahead.speculative.learner import Learner
 from stepahead.speculative.mtp import MtpProposer
 from stepahead.speculative.planning import plan_together
@@ -75,8 +75,8 @@ class Arbiter:
         self._mtp = mtp
         self._runner = runner
         self._clock = clock
-        self._learner = Learner(mtp.max_depth if mtp is not None else 0, measure)
-        self._num_steps = 0
+        self.learner = Learner(mtp.max_depth if mtp is not None else 0, measure)
+        self.num_steps = 0
         self._num_idle = 0  # steps without a draft
         self._naps = self._naps_left = 0  # steps not looked at, since the last one that was
         self._num_prompt_rows = MAX_CATCH_UP  # of the last step, if it had any: the next one has as many at most
@@ -87,17 +87,17 @@ class Arbiter:
 
     def prepare(self) -> None:
         """Measure what passes cost, unless it is known; nothing may be running."""
-        self._learner.prepare()
+        self.learner.prepare()
 
     def begin(self, sequence: Sequence) -> None:
         self._num_idle = self._naps = self._naps_left = 0
-        self._learner.begin(sequence)
+        self.learner.begin(sequence)
         self.copies.begin(sequence)
         if self._mtp is not None:
             self._mtp.begin(sequence)
 
     def forget(self, kv: SequenceKV) -> None:
-        self._learner.forget(kv)
+        self.learner.forget(kv)
         self.copies.forget(kv)
         if self._mtp is not None:
             self._mtp.forget(kv)
@@ -124,7 +124,7 @@ class Arbiter:
             limit = min(sequence.request.depth, sequence.num_remaining_tokens - 1)
             if limit <= 0 or sequence.is_aborted:
                 continue
-            if sequence.request.is_priced and self._learner.prices is not None:
+            if sequence.request.is_priced and self.learner.prices is not None:
                 priced.append((sequence, limit))
             elif sequence.request.speculation.mode == "copy":
                 copies.append(sequence)
@@ -144,12 +144,12 @@ class Arbiter:
         """Where nothing was worth a draft for a while, look away for a few steps, if they are short."""
         self._num_idle = self._num_idle + 1 if is_idle else 0
         self._naps = self._naps_left = 0
-        if self._num_idle >= IDLE_STEPS and self._learner.prices is not None:
-            plain = self._learner.prices.of(self._round.num_sequences).cost(self._round.num_sequences)
+        if self._num_idle >= IDLE_STEPS and self.learner.prices is not None:
+            plain = self.learner.prices.of(self._round.num_sequences).cost(self._round.num_sequences)
             self._naps = self._naps_left = min(MAX_NAPS, int(SHORT_MS / plain))
 
     def _bids(self, priced: list[tuple[Sequence, int]]) -> list[Bid]:
-        tracks = [self._learner.track(sequence) for sequence, _ in priced]
+        tracks = [self.learner.track(sequence) for sequence, _ in priced]
         if self._round.is_new or any(track.until_plan <= 1 for track in tracks):
             for track in tracks:
                 track.until_plan = 1  # plans are made for all together
@@ -158,7 +158,7 @@ class Arbiter:
     def _bid(self, sequence: Sequence, limit: int) -> Bid | None:
         """None, quickly, where nothing is to be copied and heads are known not to pay: most steps of a text that
         drafts badly end here, and should cost nothing."""
-        track, mode = self._learner.track(sequence), sequence.request.speculation.mode
+        track, mode = self.learner.track(sequence), sequence.request.speculation.mode
         match = None if mode == "mtp" else self.copies.continuation(sequence, limit)
         if match is None and sequence.grammar is None and track.rests(1 + self._naps):
             return None
@@ -174,12 +174,12 @@ class Arbiter:
             draft = sequence.draft
             self._round.num_rows += len(draft.token_ids)
             if draft.source == "mtp":
-                self._learner.guess_heads(sequence, draft.token_ids, draft.confidence, is_shadow=False)
+                self.learner.guess_heads(sequence, draft.token_ids, draft.confidence, is_shadow=False)
 
     def _propose_priced(self, bids: list[Bid]) -> None:
-        this, acceptance = self._round, self._learner.acceptance
-        assert self._learner.prices is not None
-        prices = this.prices = self._learner.prices.of(this.num_sequences)
+        this, acceptance = self._round, self.learner.acceptance
+        assert self.learner.prices is not None
+        prices = this.prices = self.learner.prices.of(this.num_sequences)
         this.rate = prices.rate
         if self._mtp is not None:
             self._plan([bid for bid in bids if bid.sequence.request.speculation.mode != "copy"], prices)
@@ -234,12 +234,12 @@ class Arbiter:
 
     def _shadow_interval(self, track: Track, prices: ClassPrices) -> int:
         """Steps to the next draft that nobody asked for: as many as keep its share of the time small."""
-        first = self._learner.acceptance.heads[0]
+        first = self.learner.acceptance.heads[0]
         if first.num_seen < HEADS_ENOUGH:
             return 1
         if first.num_seen < ENOUGH and first.mean > HOPELESS:
             return DOUBTFUL_INTERVAL
-        return max(track.interval, self._learner.rest_steps(prices, self._round.num_sequences))
+        return max(track.interval, self.learner.rest_steps(prices, self._round.num_sequences))
 
     def _plan(self, bids: Seq[Bid], prices: ClassPrices) -> None:
         """Make plans for all whose heads may draft, if it is time for one of them."""
@@ -251,12 +251,12 @@ class Arbiter:
         this = self._round
         candidates = [(bid.track, min(bid.sequence.request.depth, self._mtp.max_depth)) for bid in bids]
         self._num_drafting = plan_together(
-            candidates, self._learner.acceptance, prices, self._learner.heads, this.num_rows, this.num_sequences
+            candidates, self.learner.acceptance, prices, self.learner.heads, this.num_rows, this.num_sequences
         )
 
     def _offer_copy(self, bid: Bid, prices: ClassPrices, gain: float, may_ask: bool = True) -> None:
         """Take the copy if it is worth more than `gain`, as it is or if the first head has its first token too."""
-        acceptance, match = self._learner.acceptance, bid.match
+        acceptance, match = self.learner.acceptance, bid.match
         if match is None:
             return
         first = acceptance.resumed if match.is_resumed else None
@@ -272,10 +272,10 @@ class Arbiter:
 
     def _ask_gain(self, bid: Bid, match: Match, prices: ClassPrices) -> float:
         """Expected gain of running the first head, copying if it agrees, and going on with the heads if not."""
-        acceptance, track = self._learner.acceptance, bid.track
+        acceptance, track = self.learner.acceptance, bid.track
         if track.plan.depth == 0 or acceptance.agrees.num_seen < ENOUGH:
             return 0.0
-        asking = self._round.rate * self._learner.heads(0) / self._num_drafting
+        asking = self._round.rate * self.learner.heads(0) / self._num_drafting
         agrees = acceptance.agrees.rates[0]
         chain = acceptance.copy_chain(track, match.length, len(match.token_ids), acceptance.copy_if_agreed)
         return agrees * self._gain(chain, prices) + (1.0 - agrees) * (track.plan.value + asking) - asking
@@ -290,7 +290,7 @@ class Arbiter:
         lag = self._mtp.lag(job)
         if lag == 0:
             return job
-        this, heads = self._round, self._learner.heads
+        this, heads = self._round, self.learner.heads
         plain = prices.cost(this.num_sequences)
         chunk = int(min(max(plain / heads.row_ms, MIN_CATCH_UP), MAX_CATCH_UP))
         if not bid.is_shadow and lag > chunk:
@@ -309,7 +309,7 @@ class Arbiter:
 
     def _run_heads(self, jobs: dict[DraftJob, Bid], prices: ClassPrices) -> None:
         assert self._mtp is not None
-        this, heads = self._round, self._learner.heads
+        this, heads = self._round, self.learner.heads
         started, before = self._clock(), this.catch_up_seconds
         this.pass_seconds.clear()
 
@@ -338,7 +338,7 @@ class Arbiter:
         if bid.is_shadow or step + 1 >= bid.limit:
             return False
         is_agreed = step == 0 and bid.match is not None and job.token_ids[0] == bid.match.token_ids[0]
-        if is_agreed and (bid.asks or self._learner.acceptance.copy_if_agreed.num_seen >= ENOUGH):
+        if is_agreed and (bid.asks or self.learner.acceptance.copy_if_agreed.num_seen >= ENOUGH):
             return False  # the copy goes on from here
         thresholds = bid.track.plan.thresholds
         if step + 1 >= len(thresholds):
@@ -347,9 +347,9 @@ class Arbiter:
 
     def _finish_heads(self, bid: Bid, job: DraftJob, prices: ClassPrices) -> None:
         """After its chain: what the heads drafted, or the copy that the first of them agrees to, if that gains more."""
-        token_ids, match, acceptance = tuple(job.token_ids), bid.match, self._learner.acceptance
+        token_ids, match, acceptance = tuple(job.token_ids), bid.match, self.learner.acceptance
         bid.chain = bid.chain[: len(token_ids)]
-        self._learner.guess_heads(bid.sequence, token_ids, bid.confidence, bid.is_shadow)
+        self.learner.guess_heads(bid.sequence, token_ids, bid.confidence, bid.is_shadow)
         bid.source, bid.token_ids = "mtp", token_ids
         if match is None or not token_ids:
             return
@@ -368,7 +368,7 @@ class Arbiter:
         if length:
             confidence = bid.confidence[:length] or tuple(bid.chain[:length])
             sequence.draft = Draft(bid.token_ids[:length], confidence, bid.source)
-        self._learner.guess_copy(bid)
+        self.learner.guess_copy(bid)
         if self.on_step is not None:
             self._round.bids[sequence.request.request_id] = bid
 
@@ -383,15 +383,15 @@ class Arbiter:
             return
         growth = self._runner.expert_growth
         self._num_prompt_rows = sum(rows.end - rows.start for rows in batch.rows if rows.is_prompt) or MAX_CATCH_UP
-        self._learner.learn(self._round, batch, verdicts, now, growth)
+        self.learner.learn(self._round, batch, verdicts, now, growth)
         if self.on_step is not None:
-            report(self.on_step, self._num_steps, self._round, batch, verdicts, now, growth[-1] if growth else 0)
-        self._num_steps += 1
+            report(self.on_step, self.num_steps, self._round, batch, verdicts, now, growth[-1] if growth else 0)
+        self.num_steps += 1
 
     def _hear_pass(self, head: int, num_rows: int, num_logits: int, seconds: float) -> None:
         """Of each pass of a head; those without logits only catch up."""
         this = self._round
-        self._learner.learn_pass(head, num_rows, num_logits, 1e3 * seconds)
+        self.learner.learn_pass(head, num_rows, num_logits, 1e3 * seconds)
         if num_logits:
             this.pass_seconds.append(seconds)
         else:

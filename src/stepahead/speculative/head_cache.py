@@ -42,12 +42,12 @@ class HeadCache:
 
     __slots__ = (
         "_backend",
-        "_hidden_size",
         "_saved",
         "_spec",
         "chain",
         "first_output",
         "first_valid",
+        "hidden_size",
         "levels",
         "next_row",
         "num_computed",
@@ -57,7 +57,7 @@ class HeadCache:
     def __init__(self, spec: DraftSpec, backend: Backend, hidden_size: int, slack: int) -> None:
         self._spec = spec
         self._backend = backend
-        self._hidden_size = hidden_size
+        self.hidden_size = hidden_size
         self.chain: Chain = "exact"
         self.next_row = [0] * spec.num_heads
         self.first_valid = [0] * spec.num_heads
@@ -219,11 +219,11 @@ class HeadCache:
         if block is None:
             level = self.levels[0]
             end = min(start + BLOCK_SIZE, level.end)
-            block = RowBlock(start, self._backend.zeros(end - start, self._hidden_size))
+            block = RowBlock(start, self._backend.zeros(end - start, self.hidden_size))
             level.copy(start, end, block.rows, 0)
         return block
 
     def _seed(self) -> None:
         """Row -1 of level 0, which llama.cpp's chain reads, is zero."""
         self.levels[0].restart(-1)
-        self.levels[0].store(-1, self._backend.zeros(1, self._hidden_size), 0, 1)
+        self.levels[0].store(-1, self._backend.zeros(1, self.hidden_size), 0, 1)

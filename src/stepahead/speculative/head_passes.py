@@ -7,7 +7,7 @@ so are requests, drafts and statistics of acceptance.
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
@@ -17,9 +17,8 @@ from stepahead.backends.base import BLOCK_SIZE, MAX_REMEMBERED, Backend, Ints, S
 from stepahead.engine.batch import RowSpan
 from stepahead.engine.kv_cache import KVCache
 from stepahead.engine.logit_rows import LogitRows, sample_rows
-from stepahead.engine.request import Sequence
 from stepahead.models.model import DraftSpec, ForwardOutput, Model
-from stepahead.speculative.head_cache import HeadCache
+from stepahead.speculative.draft_job import DraftJob
 
 MAX_ROWS = 512
 """Rows of a catch-up pass, all sequences together: bounds scratch memory, and is plenty for a kernel to be busy."""
@@ -51,27 +50,6 @@ class HeadRunner(Protocol):
         output_rows: Ints | None = None,
         sample: SampleRows | None = None,
     ) -> ForwardOutput: ...
-
-
-@dataclass(slots=True, eq=False)
-class DraftJob:
-    """One sequence's drafting in one round. The last committed token stands at `position`.
-
-    The heads, blocks and rows of a job are those of its depth when `run` or `catch_up` begins.
-    """
-
-    sequence: Sequence
-    cache: HeadCache
-    position: int
-    depth: int  # draft tokens aimed at, in all
-    token_ids: list[int] = field(default_factory=list)  # drafted so far
-    links: Tensor | None = None  # (max_depth, hidden) output of pass k's last row, where draft rows are not kept
-
-    def tokens(self, start: int, end: int) -> list[int]:
-        """Committed, then drafted."""
-        first_drafted = self.position + 1
-        drafted = self.token_ids[max(start - first_drafted, 0) : max(end - first_drafted, 0)]
-        return [*self.sequence.token_ids[start:end], *drafted]
 
 
 Choose = Callable[[DraftJob, LogitRows, int, Ints | None], None]
@@ -148,10 +126,7 @@ class HeadPasses:
             self._draft_by_turns(jobs, claimed, choose)
         for job, depth in zip(jobs, claimed, strict=True):
             job.depth = min(job.depth, depth)
-            window = self._spec.window
-            # No later row of a head that ran stands before position + 1; slack keeps what a rollback may ask for.
-            if window is not None:
-                self._trim(job, job.position + 2 - window - self._runner.kv_cache.slack)
+            self._trim_drafted(job)
 
     def prepare(self, job: DraftJob) -> None:
         """Settle where each head of the job goes on; `catch_up` and `run` do it too."""
@@ -216,6 +191,18 @@ class HeadPasses:
 
     def _num_heads(self, job: DraftJob) -> int:
         return min(job.depth, self._spec.num_heads)
+
+    def claim(self, job: DraftJob, end: int) -> bool:
+        """Blocks for the rows of the job's heads below `end`; False if there are too few."""
+        heads = range(self._num_heads(job))
+        return self._claim(job, heads, min(job.cache.next_row[head] for head in heads), end)
+
+    def keep_cycle(self, job: DraftJob, outputs: Seq[Tensor], first_row: int) -> None:
+        """Heads were run elsewhere, each up to its draft row: the rows that they lacked begin at first_row."""
+        for head, hidden in enumerate(outputs):
+            start = job.cache.next_row[head]
+            self._keep_outputs(head, _Rows(job, start, job.position + head + 1, start), hidden, first_row)
+        self._trim_drafted(job)
 
     def _draft_by_turns(self, jobs: Seq[DraftJob], claimed: Seq[int], choose: Choose) -> None:
         """A pass, its tokens, and the next pass with them."""
@@ -375,6 +362,11 @@ class HeadPasses:
     def _claim(self, job: DraftJob, heads: Seq[int], start: int, end: int) -> bool:
         groups = sorted({self._groups[head] for head in heads})
         return all(self._runner.kv_cache.claim(job.sequence.kv, group, start, end) for group in groups)
+
+    def _trim_drafted(self, job: DraftJob) -> None:
+        """No later row of a head that ran stands before position + 1; slack keeps what a rollback may ask for."""
+        if self._spec.window is not None:
+            self._trim(job, job.position + 2 - self._spec.window - self._runner.kv_cache.slack)
 
     def _trim_lagging(self, job: DraftJob) -> None:
         """On the way: keys below those that the next row of use sees are given back."""

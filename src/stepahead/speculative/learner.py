@@ -91,17 +91,20 @@ class Learner:
             self.heads.learn_catch_up(num_rows, milliseconds)
 
     # --- after the step ---
+    def judge(self, batch: ScheduledBatch) -> None:
+        """Compare what was guessed with what the text has become."""
+        for rows in batch.rows:
+            track = self._tracks.get(rows.sequence.kv.kv_id)
+            if track is not None and track.guesses:
+                track.compare(rows.sequence.token_ids)
+
     def learn(
         self, this: Round, batch: ScheduledBatch, verdicts: Seq[Verdict | None], now: float, growth: Seq[int]
     ) -> None:
         """now: seconds, by the clock of the round; growth: distinct experts of the pass's first rows."""
         self._num_steps += 1
-        has_more = False
-        for rows in batch.rows:
-            track = self._tracks.get(rows.sequence.kv.kv_id)
-            if track is not None and track.guesses:
-                track.compare(rows.sequence.token_ids)
-            has_more |= rows.end - rows.start > 1
+        self.judge(batch)
+        has_more = any(rows.end - rows.start > 1 for rows in batch.rows)
         # Steps without drafts or prompts are alike: every fourth tells enough.
         if self.prices is not None and (has_more or self._num_steps % 4 == 0):
             self._learn_costs(this, batch, verdicts, now, growth)

@@ -17,10 +17,13 @@ from stepahead.engine.replay import FORCED_MARGIN
 from stepahead.engine.request import NO_DRAFT, Draft, Sequence, SequenceKV, Verdict
 from stepahead.engine.sampler import Sampled, Sampler, SamplerState, Shortlist, is_plain
 from stepahead.errors import CapacityError, RequestError
+from stepahead.models.cycles import CycleStart
 from stepahead.models.draft_vocab import all_ids
 from stepahead.models.model import Chain
+from stepahead.speculative.cycle_start import drafting_start, plain_start
+from stepahead.speculative.draft_job import DraftJob
 from stepahead.speculative.head_cache import HeadCache
-from stepahead.speculative.head_passes import MAX_ROWS, DraftJob, HeadPasses, HeadRunner, OnPass
+from stepahead.speculative.head_passes import MAX_ROWS, HeadPasses, HeadRunner, OnPass
 
 WantsMore = Callable[[DraftJob, float], bool]
 """Told of a job and the margin of the token just drafted: is one more worth a pass?"""
@@ -125,6 +128,27 @@ class MtpProposer:
                 start = snapshot.position
             if start < sequence.num_computed_tokens or not sequence.snapshots:
                 cache.observe(start, hidden, first_row, sequence.num_computed_tokens)
+
+    def cycle_start(self, sequence: Sequence, depth: int) -> CycleStart | None:
+        """Where a device may go on with the sequence's first `depth` heads; None: they have to catch up first, or hand
+        on something else than the device's heads do."""
+        if depth == 0:
+            return plain_start(sequence)
+        job = self._job(sequence, sequence.request.speculation.chain, depth)
+        if not job.cache.is_chained or not job.cache.can_draft(job.position):
+            return None
+        self._passes.prepare(job)
+        return drafting_start(sequence, job.cache, depth, self._runner.backend)
+
+    def claim(self, sequence: Sequence, depth: int, end: int) -> bool:
+        """Blocks for the first `depth` heads' rows below `end`; False if there are too few."""
+        return depth == 0 or self._passes.claim(self._job(sequence, sequence.request.speculation.chain, depth), end)
+
+    def keep_cycle(self, sequence: Sequence, outputs: Seq[Tensor], first_row: int) -> None:
+        """A device ran the heads that `cycle_start` told of, up to the draft that is judged now: their rows begin at
+        first_row of `outputs`. Call it before the sequence grows."""
+        job = self._job(sequence, sequence.request.speculation.chain, len(outputs))
+        self._passes.keep_cycle(job, outputs, first_row)
 
     def forget(self, kv: SequenceKV) -> None:
         self._caches.pop(kv.kv_id, None)
