@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stepahead import LLM, CapacityError, ConfigError, opening
+from stepahead import LLM, CapacityError, ConfigError, SamplingParams, opening
 from stepahead.backends.base import OwnMemory
 from stepahead.backends.cpu.ops import CpuBackend
 from stepahead.backends.cuda import requirements
 from stepahead.config import EngineConfig
+from stepahead.models.late_matrix import LateMatrix
+from stepahead.repack.cache_file import PAGE
 
 TIGHT = 200_000
 
@@ -58,6 +60,25 @@ def test_auto_is_the_gpu_that_is_there(gpu, model_path) -> None:
         assert llm.memory.of_name("weights") >= llm.model.trunk_nbytes
     assert told == sorted(told)
     assert 0 < told[-1][0] < told[-1][1]
+
+
+def test_beside_a_shortlist_whole_outputs_are_not_loaded(gpu, model_path) -> None:
+    """Until somebody asks for the logits of all ids; the plan counts what is loaded without."""
+    params = SamplingParams(max_tokens=20, ignore_eos=True)
+    path, prompt = model_path("q8_0"), list(range(20, 50))
+    with load(path, draft_vocab=64) as short, load(path, draft_vocab="full") as full, load(path, device="cpu") as cpu:
+        late = [head.shared_head_head for head in short.model.heads]
+        assert short.generate(prompt, params).token_ids == full.generate(prompt, params).token_ids
+        assert all(isinstance(matrix, LateMatrix) and not matrix.is_loaded for matrix in late)
+        assert all(head.shared_head_head.is_loaded for head in full.model.heads)
+        assert full.backend.loaded == short.backend.loaded == 1
+        nbytes = sum(matrix.nbytes for matrix in late)
+        assert short.memory.of_name("heads") == full.memory.of_name("heads") - nbytes
+        seen = short.model.draft_vocab.seen_nbytes
+        frequent = sum(part.frequent.nbytes for part in short.model.draft_vocab._outputs)
+        assert 0 <= short.memory.of_name("draft shortlist") - seen - frequent < PAGE * len(late)
+        assert short.draft_logits(prompt).tobytes() == cpu.draft_logits(prompt).tobytes()
+        assert all(matrix.is_loaded for matrix in late)
 
 
 def test_auto_is_the_cpu_where_the_model_does_not_fit(gpu, model_path, caplog: pytest.LogCaptureFixture) -> None:

@@ -99,6 +99,7 @@ class MadeModel:
         file: Any = MadeFile(self.shape)
         self.nbytes = file.nbytes
         self.model = Step35(file, self.backend, file)
+        self.model.load_outputs()
         self._heads = self.model.heads
         self._sliding = SlidingSet.of(whole.num_experts, whole.top_k).table(whole.context)
 

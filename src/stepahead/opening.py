@@ -119,6 +119,8 @@ def load_weights(
             f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.vocab_size}"
         )
     shorten_drafts(model, backend, tokenizer.frequent_ids, config.draft_vocab, repack, on_repack or _ignore)
+    if model.draft_vocab is None:
+        model.load_outputs()
     backend.finish_loading()
     return _replayed(model, backend), repacked
 

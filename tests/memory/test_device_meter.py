@@ -85,6 +85,7 @@ def twins(model_path, request: pytest.FixtureRequest) -> Iterator[Twins]:
     with GGUFFile.open(model_path(SHAPE, type=type, **changes)) as file:
         backend._loader._launch = backend.launch = NoLauncher()
         model, dry = (load_model(file, cast(Backend, one), file) for one in (backend, meter))
+        model.load_outputs()
         kv = tuple(backend.new_kv(2, layer.num_kv_heads, layer.head_dim, "f16") for layer in model.layers)
         dry_kv = tuple(meter.new_kv(2, layer.num_kv_heads, layer.head_dim, "f16") for layer in model.layers)
         yield Twins(model, backend, dry, meter, kv, dry_kv)

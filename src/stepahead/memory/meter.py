@@ -77,6 +77,7 @@ class MeterBase:
 
     name = "meter"
     can_sample = False
+    own_memory = None  # nothing is copied
     arena: Pool
 
     def __init__(self, backend: Backend) -> None:

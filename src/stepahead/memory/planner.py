@@ -185,8 +185,8 @@ class Planner:
             choice = None if config.repack == NEVER else config.repack
             parts.append(_made_part(f"heads in {config.draft_type}", heads, recipes, choice))
         shortlist = self._shortlist(dry, config, made)
-        if shortlist:  # heads' own output matrices are not multiplied with: some of their rows are
-            made |= {(source, name) for source, name in dry.model.draft_outputs if block_number(name) >= 0}
+        if shortlist:
+            made |= _own_outputs(dry.model)
         parts += shortlist
         return [
             Part("weights", _nbytes_left(self.file, self._trunk(dry), made), "file"),
@@ -218,7 +218,8 @@ class Planner:
             parts.append(_made_part("draft shortlist", source, recipes, config.repack))
             infos = [source.tensors[name] for name in names]
             seen = min(CAPACITY, model.vocab_size - count)
-            parts.append(Part("draft shortlist", sum(seen * info.row_bytes for info in infos), "touched"))
+            rows = [self._backend.matrix_nbytes(info.type, (seen, info.shape[-1])) for info in infos]
+            parts.append(Part("draft shortlist", sum(rows), "touched"))
             again = [info for info in infos if (source, info.name) in made or block_number(info.name) >= 0]
             reread = sum(min(info.nbytes, (count + seen) * (info.row_bytes + PAGE)) for info in again)
             parts.append(Part("draft shortlist", reread, "file"))
@@ -234,11 +235,15 @@ class Planner:
         ]
 
     def _copied_weights(self, dry: DryModel, config: ResolvedConfig, placement: Placement) -> list[Part]:
-        """Into a memory of the backend's own: all that is loaded, used or not, but for what stays on the host."""
+        """Into a memory of the backend's own: all that is loaded, used or not, but for what stays on the host, and for
+        heads' output matrices that a shortlist stands for."""
         shortlist = [
             replace(part, kind="memory") for part in self._shortlist(dry, config, set()) if part.kind != "file"
         ]
         blocks = [] if dry.model.draft is None else self._blocks(dry)
+        if shortlist:
+            names = {name for _, name in _own_outputs(dry.model)}
+            blocks = [info for info in blocks if info.name not in names]
         return [
             Part("weights", self._loaded_nbytes(self._trunk(dry)) - placement.device_nbytes, "memory"),
             Part("heads", self._loaded_nbytes(blocks), "memory"),
@@ -343,6 +348,11 @@ class Planner:
             dry.meter.new_pool()
             self._tail_nbytes[key] = tail_nbytes(dry.model, dry.meter, *key)
         return self._tail_nbytes[key]
+
+
+def _own_outputs(model: Model) -> set[tuple[GGUFFile, str]]:
+    """Output matrices of heads alone: beside a shortlist they are not multiplied with, some of their rows are."""
+    return {(source, name) for source, name in model.draft_outputs if block_number(name) >= 0}
 
 
 def _nbytes_left(file: GGUFFile, infos: list[TensorInfo], made: set[tuple[GGUFFile, str]]) -> int:

@@ -115,5 +115,10 @@ class Model(Protocol):
         hidden is at DraftSpec.recycle_tap."""
         ...
 
+    def load_outputs(self) -> None:
+        """What heads read for want of a draft_vocab may be loaded by the first such pass; call this where that pass
+        must not load."""
+        ...
+
 
 # --8<-- [end:model]

@@ -15,6 +15,7 @@ from stepahead.errors import ConfigError, ModelFormatError
 from stepahead.gguf import GGUFFile
 from stepahead.gguf.block_name import block_number
 from stepahead.models.draft_vocab import DraftVocab
+from stepahead.models.late_matrix import loaded
 from stepahead.models.layers import Block, MoE, OutputRows
 from stepahead.models.model import Checkpoint, DraftSpec, ForwardBatch, ForwardOutput, KVSpec, LayerSpec
 from stepahead.models.step35_config import MAX_RECURRENT_DEPTH, LayerFacts, Step35Config
@@ -33,7 +34,7 @@ class Head:
     eh_proj: QuantMatrix  # (hidden, 2 * hidden), columns: embedding half, hidden half
     block: Block
     shared_head_norm: Tensor  # (1, hidden); the trunk's output_norm where the file has none
-    shared_head_head: QuantMatrix  # (vocab, hidden); the trunk's output where the file has none
+    shared_head_head: QuantMatrix  # (vocab, hidden), late; the trunk's output where the file has none
     embed_tokens: QuantMatrix  # (vocab, hidden); the trunk's token_embd where the file has none
 
 
@@ -110,7 +111,7 @@ class Step35:
         hidden, prefix = self.hidden_size, f"blk.{spec.index}."
         nextn = f"{prefix}nextn."
         own_norm = weights.optional_vector(f"{nextn}shared_head_norm.weight", hidden)
-        own_head = weights.optional_matrix(f"{nextn}shared_head_head.weight", self.vocab_size, hidden)
+        own_head = f"{nextn}shared_head_head.weight"
         own_embed = weights.optional_table(f"{nextn}embed_tokens.weight", self.vocab_size, hidden)
         return Head(
             enorm=weights.vector(f"{nextn}enorm.weight", hidden),
@@ -118,7 +119,9 @@ class Step35:
             eh_proj=weights.matrix(f"{nextn}eh_proj.weight", hidden, 2 * hidden),
             block=Block.load(weights, prefix, spec, hidden, config.router if spec.is_moe else None),
             shared_head_norm=self.output_norm if own_norm is None else own_norm,
-            shared_head_head=self.output if own_head is None else own_head,
+            shared_head_head=(
+                weights.late_matrix(own_head, self.vocab_size, hidden) if weights.has(own_head) else self.output
+            ),
             embed_tokens=self.token_embd if own_embed is None else own_embed,
         )
 
@@ -152,6 +155,10 @@ class Step35:
         logits, ids = self.draft_vocab.logits(head, normed)
         return ForwardOutput(logits, x, ids)
 
+    def load_outputs(self) -> None:
+        for head in self.heads:
+            loaded(head.shared_head_head)
+
     def _run(
         self, block: Block, x: Tensor, ropes: dict[Rope, RopeTable], batch: ForwardBatch, kv: Sequence[KVBlocks]
     ) -> Tensor:
@@ -167,7 +174,7 @@ class Step35:
         if len(logit_rows) == 0:
             return None
         rows = self.backend.gather_rows(x, logit_rows)
-        return self.backend.linear(self.backend.rms_norm(rows, norm, self.config.eps), output)
+        return self.backend.linear(self.backend.rms_norm(rows, norm, self.config.eps), loaded(output))
 
     def _rope_tables(self, positions: Ints, layers: Sequence[LayerSpec]) -> dict[Rope, RopeTable]:
         return {rope: self.backend.rope_table(rope, positions) for rope in {spec.rope for spec in layers}}

@@ -16,6 +16,7 @@ from stepahead.backends.base import PLAIN, Backend, QuantMatrix, Tensor
 from stepahead.errors import ModelFormatError, UnsupportedModelError
 from stepahead.gguf import GGUFFile, QuantType
 from stepahead.gguf.block_name import shown
+from stepahead.models.late_matrix import LateMatrix
 
 MAX_NAMES = 6  # of a list of names in an error message
 
@@ -60,6 +61,16 @@ class Weights:
     def matrix(self, name: str, *shape: int) -> QuantMatrix:
         """(out, in) or (experts, out, in) to multiply with, in the file's type."""
         return self._parts(name, shape, (shape,))[0]
+
+    def late_matrix(self, name: str, *shape: int) -> QuantMatrix:
+        """To multiply with seldom: a LateMatrix where loading is copying."""
+        if self._backend.own_memory is None:
+            return self.matrix(name, *shape)
+        if not self._take(name, shape):
+            return None  # type: ignore[return-value]
+        data, layout, type = self._source.matrix(self.file, name, (shape,))
+        nbytes = self._backend.matrix_nbytes(type, shape)
+        return LateMatrix(lambda: self._backend.load_matrix(data, type, shape, layout), type, shape, nbytes)
 
     def table(self, name: str, *shape: int) -> QuantMatrix:
         """(num, width) of which only rows are looked up: read where it lies in the file, whatever the source."""

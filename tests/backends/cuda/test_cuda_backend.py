@@ -116,6 +116,7 @@ def test_loading_goes_on_after_it_was_finished() -> None:
     BACKEND.finish_loading()
     BACKEND.finish_loading()
     assert BACKEND.load_matrix(data, F32, (4, 8)).nbytes == data.nbytes
+    assert not BACKEND._loader._staging._slots, "nobody will say again that it is finished"
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,20 @@ def test_tokens_are_chosen_in_the_replay(twins: Twins) -> None:
         assert (replayed.sampled.ids() >= 0).tolist() == [number == 0, True]
 
 
+def test_nothing_is_loaded_while_a_pass_is_recorded(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads, backend, load = twins.model.heads, twins.backend, twins.backend.load_matrix
+
+    def checked(*args: object) -> object:
+        assert backend.launch._recording is None
+        return load(*args)
+
+    monkeypatch.setattr(backend, "load_matrix", checked)
+    twins.replayed.draft_forward(0, twins.batch(0, [(40, 1, (2,))], logits=[]), twins.hidden_rows(1), twins.kv, go_on)
+    assert not any(head.shared_head_head.is_loaded for head in heads)
+    twins.replayed.draft_forward(0, twins.batch(0, [(40, 1, (2,))]), twins.hidden_rows(1), twins.kv, go_on)
+    assert all(head.shared_head_head.is_loaded for head in heads)
+
+
 def test_a_shortlist_that_changes(twins: Twins) -> None:
     """One recording for all: what enters is found where the pass was recorded to look for it."""
     model, backend, sample = twins.model, twins.backend, SampleRows.greedy(1)
@@ -201,7 +215,7 @@ def test_a_shortlist_that_changes(twins: Twins) -> None:
         whole = backend.download(replayed.logits)[0].copy()
         assert replayed.logit_ids is None and len(whole) == model.vocab_size
     ids = model.draft_vocab.ids
-    for seen in ([], [310, 7], [311], [312, 7, 313]):  # 4 fit: the last ones push out others
+    for seen in ([], [310, 7, 311], [312, 7, 313]):  # 4 fit: the last ones push out others
         model.draft_vocab.note(seen)
         eager, replayed = twins.head(0, [(40, 3, (2,))], logits=[2], sample=sample)
         twins.assert_same(eager, replayed)

@@ -90,6 +90,8 @@ class DeviceCycles:
         tables = self._tables_of(groups_of(self._model, depth), width)
         cycle = self._recorded.get(kind)
         if cycle is None:
+            if depth and kind.draft_vocab is None:
+                self._model.load_outputs()
             cycle = RecordedCycle(kind, self._model, self._backend, tables, self._run)
             cycle.record(self._recorder, self._kv)
             self._recorded[kind] = cycle

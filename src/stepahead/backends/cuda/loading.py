@@ -27,12 +27,13 @@ HOST_ELEMENTS = 1 << 21
 
 
 class Loader:
-    """Loads one matrix at a time; between them its buffers stay, until `close`."""
+    """Loads one matrix at a time; between them its buffers stay, until `close`. Then each load has its own."""
 
     def __init__(self, device: Device, launch: Launcher, threads: int) -> None:
         self._device = device
         self._launch = launch
         self._staging = Staging(device, threads)
+        self._is_closed = False
 
     def load(self, data: Bytes, type: QuantType, shape: tuple[int, ...]) -> CudaMatrix:
         """What is launched from now on finds the weights there. Raises BackendError for what is no matrix, or of a type
@@ -44,6 +45,8 @@ class Loader:
                 packed[first : first + len(piece)] = piece.view(packed.dtype)
         else:
             self._pack(rows, type, shape, packed)
+        if self._is_closed:
+            self._staging.close()
         return CudaMatrix(packed, type, shape)
 
     def write_rows(self, matrix: CudaMatrix, rows: Ints, data: Bytes) -> None:
@@ -84,6 +87,7 @@ class Loader:
         return self._device.is_interpreted or type not in SOURCES
 
     def close(self) -> None:
+        self._is_closed = True
         self._staging.close()
 
 

@@ -143,6 +143,8 @@ class ReplayedModel:
         if hidden is not None:
             assert one.hidden is not None
             pad_rows(backend.launch, hidden.values, one.hidden)
+        if known is None and kind.head is not None and kind.num_logits and kind.draft_vocab is None:
+            self._model.load_outputs()
         with backend.host_experts.replaying(len(batch.token_ids) if num_real is None else num_real):
             if known is None:
                 one.keep(*self._recorder.record(lambda: self._record(one, kv), family=kind.head))
