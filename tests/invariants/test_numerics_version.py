@@ -10,7 +10,7 @@ import pytest
 from stepahead import LLM
 from stepahead.backends.base import NUMERICS_VERSION
 
-RECORDED = {1: "0246a0556a54dc8bcc62aee11369364545604b04957d3e25cf7d12f9e8c6b083"}
+RECORDED = {2: "0246a0556a54dc8bcc62aee11369364545604b04957d3e25cf7d12f9e8c6b083"}
 
 
 @pytest.mark.parametrize("threads", [1, 2])

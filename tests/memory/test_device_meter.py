@@ -76,10 +76,12 @@ class Twins:
         return ForwardBatch(zeros, zeros, (rows,) * len(self.model.kv_specs), np.zeros(num_logits, np.int32))
 
 
-@pytest.fixture(scope="module", params=["f32", "q8_0", "q4_k", "broad", "apart"])
+@pytest.fixture(scope="module", params=["f32", "f16", "bf16", "q8_0", "q4_k", "broad", "apart"])
 def twins(model_path, request: pytest.FixtureRequest) -> Iterator[Twins]:
     changes = {"broad": BROAD, "apart": SHARED_APART}.get(request.param, {})
     type = QuantType.Q8_0 if changes else QuantType[request.param.upper()]
+    if type in (QuantType.F16, QuantType.BF16):
+        changes = {"width": 2048}  # the same of theirs
     backend = CudaBackend()
     meter = DeviceMeter(cast(Backend, CpuBackend(threads=1)))
     with GGUFFile.open(model_path(SHAPE, type=type, **changes)) as file:

@@ -39,7 +39,7 @@ MAX_COUNTED_ROWS = 32
 MAX_REMEMBERED = 256
 """Chosen tokens that later passes may take from where the backend has them."""
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raise it with every change after which an op of any backend may give other bits than before: what was computed by
 another version and kept is not used then. Instruction sets, threads and layouts do not count: their bits are equal."""
 

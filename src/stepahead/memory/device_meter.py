@@ -6,7 +6,8 @@ tests/memory compares the two. What the host sends with a pass, some bytes a row
 from collections.abc import Sequence
 
 from stepahead.backends.base import AttentionRows, Backend, Floats, Ints, Rope, SharedExpert
-from stepahead.backends.cuda.splits import attention_splits, is_parted, num_splits
+from stepahead.backends.cuda.splits import attention_splits, is_parted, num_float_splits, num_splits
+from stepahead.gguf import QuantType
 from stepahead.memory.meter import MeterBase, MeterKV, MeterMatrix, MeterRouting, Pool
 from stepahead.memory.torch_pool import TorchPool
 
@@ -96,14 +97,14 @@ class DeviceMeter(MeterBase):
         groups: dict[object, list[int]] = {}
         for place, matrix in enumerate(matrices):
             num_out, num_in = matrix.shape
-            if matrix.type.block_size == 1:
+            if matrix.type == QuantType.F32:
                 made[place] = self._rows(num_rows, num_out)
-            elif num_splits(num_out, -(-num_in // BLOCK)) > 1:
-                made[place] = self._rows(num_rows, num_out)
-                parts = self.held(16 * num_rows * num_out) if num_rows <= FEW_ROWS else None
+            elif matrix.type.block_size == 1:
                 self._half(x)
-                self.num_launches += parts is not None
-                del parts
+                made[place] = self._rows_of_parts(num_rows, num_out, num_float_splits(num_out, num_in))
+            elif num_splits(num_out, -(-num_in // BLOCK)) > 1:
+                made[place] = self._rows_of_parts(num_rows, num_out, num_splits(num_out, -(-num_in // BLOCK)))
+                self._half(x)
             else:
                 groups.setdefault(matrix.type, []).append(place)
         for places in groups.values():
@@ -204,6 +205,14 @@ class DeviceMeter(MeterBase):
     def _rows(self, num_rows: int, width: int, launches: int = 1) -> DeviceRows:
         self.num_launches += launches
         return DeviceRows((num_rows, width), self.held(4 * num_rows * width))
+
+    def _rows_of_parts(self, num_rows: int, num_out: int, splits: int) -> DeviceRows:
+        """Of few rows, parts of K are added by another launch."""
+        made = self._rows(num_rows, num_out)
+        if splits > 1 and num_rows <= FEW_ROWS:
+            self.held(4 * splits * num_rows * num_out)  # and given back
+            self.num_launches += 1
+        return made
 
     def values(self, x: DeviceRows) -> Held:
         if x.values is None:

@@ -57,6 +57,19 @@ def linear_config(form: Format, num_out: int, is_few: bool, is_split: bool, arch
     return LinearConfig(128, 128 if is_wgmma and is_light else 64, 8, 1)
 
 
+def halves_config(num_out: int, is_few: bool, arch: int) -> LinearConfig:
+    """Of weights of 16 bits: with the instructions of `linear_config`, and as many outputs. num_out: of all programs of
+    a row, those for parts of K among them."""
+    if arch in TENSOR_MEMORY:
+        return LinearConfig(32, FEW_ROWS if is_few else 32, 2, 3)
+    is_wgmma = arch == 90
+    if is_few:
+        outs = 64 if is_wgmma or not arch or num_out >= 16384 else 32
+        return LinearConfig(outs, FEW_ROWS, outs // 16, 3 if arch else 1)
+    # Elsewhere rows are cut in registers, and 64 of them spill.
+    return LinearConfig(128, MANY_ROWS if is_wgmma or not arch else 32, 8, 2 if arch else 1)
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertConfig:
     """A program multiplies `outs` rows of an expert's weights, of one matrix or of two, with a tile of its rows."""

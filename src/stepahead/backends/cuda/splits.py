@@ -30,3 +30,8 @@ def num_splits(num_out: int, num_blocks: int) -> int:
     """In how many parts a product sums K. A property of the matrix, as the order of its sums is: few outputs of many
     inputs are too few programs for a GPU, and each has too much to do."""
     return 4 if num_out <= 8192 and num_blocks >= 32 else 1
+
+
+def num_float_splits(num_out: int, num_in: int) -> int:
+    """The same of weights of 16 bits, which are four times the bytes of 4 bits."""
+    return 4 if num_out <= 8192 and num_in >= 2048 else 1

@@ -11,6 +11,8 @@ from stepahead.backends.cuda.configs import FEW_ROWS, LinearConfig, arch_of, lin
 from stepahead.backends.cuda.formats.format import FORMATS, Format
 from stepahead.backends.cuda.kernels.half_rows import half_rows
 from stepahead.backends.cuda.kernels.linear_float import linear_float
+from stepahead.backends.cuda.kernels.linear_halves import linear_halves
+from stepahead.backends.cuda.kernels.sum_splits import sum_splits
 from stepahead.backends.cuda.kernels.weight_tile import product
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -21,8 +23,8 @@ from stepahead.gguf.quants import QuantType
 MAX_TOGETHER = 4
 """Matrices of one launch."""
 
+HALVES = (QuantType.F16, QuantType.BF16)
 ALIGNMENT = 64  # floats, of what a launch makes of each matrix
-SUM_COLUMNS = 256
 
 
 def linear(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor:
@@ -36,7 +38,9 @@ def linear_many(launch: Launcher, x: Rows, matrices: Sequence[CudaMatrix]) -> tu
     groups: dict[Format, list[int]] = {}
     for place, matrix in enumerate(matrices):
         assert len(matrix.shape) == 2 and matrix.shape[1] == x.shape[1], (matrix.shape, x.shape)
-        if matrix.format is None:
+        if matrix.type in HALVES:
+            results[place] = linear_halves(launch, x.values, _half(launch, x), matrix.data)
+        elif matrix.format is None:
             results[place] = linear_float(launch, x.values, matrix.data)
         elif num_splits(matrix.num_out, matrix.num_blocks) > 1:
             results[place] = _linear_split(launch, x, matrix)
@@ -75,11 +79,7 @@ def _linear_split(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor
     parts = torch.empty((splits, num_rows, num_out), dtype=torch.float32, device=y.device) if is_few else y
     _launch(launch, x, [matrix], parts, config, splits, grid)
     if is_few:
-        exponents = _half(launch, x).exponents
-        columns = triton.cdiv(num_out, SUM_COLUMNS)
-        launch(
-            _sum_splits, (num_rows, columns), parts, exponents, y, num_rows, num_out, SPLITS=splits, COLUMNS=SUM_COLUMNS
-        )
+        sum_splits(launch, parts, _half(launch, x).exponents, y)
     return y
 
 
@@ -189,18 +189,6 @@ def _if_later(ahead, words_0, words_n, outs_n, before, away, num_out, first, siz
         tl.where(is_later, ahead, first),
         tl.where(is_later, before, size),
     )
-
-
-@triton.jit(do_not_specialize=["num_rows", "num_out"])
-def _sum_splits(parts, exponents, y, num_rows, num_out, SPLITS: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.program_id(0)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = column < num_out
-    at = row.to(tl.int64) * num_out + column
-    total = tl.load(parts + at, mask=mask)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(parts + split * num_rows.to(tl.int64) * num_out + at, mask=mask)
-    tl.store(y + at, total * tl.load(exponents + row), mask=mask)
 
 
 def compile_case(

@@ -1,4 +1,4 @@
-"""Rows times weights of float types, in full float32: scores of a router decide, so they are not rounded twice."""
+"""Rows times weights of float32, in full: scores of a router decide, so they are not rounded twice."""
 
 import torch
 import triton
@@ -18,7 +18,7 @@ little is computed with it. None of the three changes a bit."""
 
 
 def linear_float(launch: Launcher, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """x (num_rows, in) float32, weights (out, in) float32, float16 or bfloat16 -> (num_rows, out)."""
+    """x (num_rows, in) float32, weights (out, in) float32 -> (num_rows, out)."""
     (num_rows, width), num_out = x.shape, weights.shape[0]
     y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.device)
     if x.device.type == INTERPRETED:
@@ -65,11 +65,11 @@ def _linear_float(
     WHOLE: tl.constexpr = WIDTH // (LANES * STEPS) * (LANES * STEPS)
     for start in range(0, WHOLE, LANES * STEPS):
         for step in tl.static_range(STEPS):
-            w = tl.load(weights + (start + LANES * step)).to(tl.float32)
+            w = tl.load(weights + (start + LANES * step))
             acc = _add(acc, tl.load(x + (start + LANES * step)), w, R, BN, LANES)
     for start in tl.static_range(WHOLE, WIDTH, LANES):
         mask = (start + lane < WIDTH)[None, None, :]
-        w = tl.load(weights + start, mask=mask, other=0.0).to(tl.float32)
+        w = tl.load(weights + start, mask=mask, other=0.0)
         acc = _add(acc, tl.load(x + start, mask=mask, other=0.0), w, R, BN, LANES)
     mask = (row < num_rows)[:, None] & (out < num_out)[None, :]
     tl.store(y + row.to(tl.int64)[:, None] * num_out + out[None, :], _tree(acc, R, BN), mask=mask)
