@@ -69,6 +69,11 @@ def test_cycles_of_every_number_of_sequences_and_heads(planned: tuple[Model, Dev
     assert replace(SHORT, num_sequences=16).nbytes(*planned) - SHORT.nbytes(*planned) > graphs
 
 
+def test_without_cycles_it_is_less(planned: tuple[Model, DeviceMeter]) -> None:
+    graphs = NODE_NBYTES * 10 * planned[0].num_trunk_layers * 4
+    assert SHORT.nbytes(*planned) - replace(SHORT, has_cycles=False).nbytes(*planned) > graphs
+
+
 def test_what_is_handed_over_stays_for_every_pass(planned: tuple[Model, DeviceMeter]) -> None:
     rows = sum(NUM_ROWS)
     assert SHORT.hand_over_nbytes(planned[0]) == 2 * 4 * planned[0].hidden_size * rows

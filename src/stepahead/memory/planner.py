@@ -137,8 +137,11 @@ class Planner:
         count = None if isinstance(asked.cpu_experts, str) else asked.cpu_experts
         dry = self._dry_model(asked.mtp != "off")
         experts, given = self._expert_layers(dry.model), 0
-        if lacking > 0:  # what is handed over in its place is not gained
-            given = self._recorded_passes(dry, asked.resolve(dry.model.context_length)).hand_over_nbytes(dry.model)
+        if lacking > 0:  # the first layer makes room where cycles were, and each keeps what it hands over
+            config = asked.resolve(dry.model.context_length)
+            cycles, without = (self._recorded_passes(dry, config, has_cycles) for has_cycles in (True, False))
+            lacking -= self._nbytes_of(dry, cycles) - self._nbytes_of(dry, without)
+            lacking, given = max(lacking, 1), without.hand_over_nbytes(dry.model)
         gained = [replace(layer, device_nbytes=layer.device_nbytes - given) for layer in experts]
         found = place(gained, dry.model.num_trunk_layers, count, asked.gpu_layers, lacking)
         return Placement.of_last(experts, len(found.layers))
@@ -286,18 +289,22 @@ class Planner:
         ]
 
     def _recorded(self, dry: DryModel, config: ResolvedConfig, placement: Placement) -> list[Part]:
-        if not isinstance(dry.meter, DeviceMeter):
+        if self.place is None:
             return []
-        wanted = self._recorded_passes(dry, config)
+        wanted = self._recorded_passes(dry, config, not placement.layers)
+        handed = len(placement.layers) * wanted.hand_over_nbytes(dry.model)
+        return [Part("replayed passes", self._nbytes_of(dry, wanted) + handed, "memory")]
+
+    def _recorded_passes(self, dry: DryModel, config: ResolvedConfig, has_cycles: bool) -> RecordedPasses:
+        shortlist = num_frequent(dry.model, config.draft_vocab)
+        return RecordedPasses.of(config.context_length, config.max_num_seqs, shortlist, has_cycles)
+
+    def _nbytes_of(self, dry: DryModel, wanted: RecordedPasses) -> int:
+        assert isinstance(dry.meter, DeviceMeter)
         key = dry.model.draft is not None, wanted
         if key not in self._recorded_nbytes:
             self._recorded_nbytes[key] = wanted.nbytes(dry.model, dry.meter)
-        handed = len(placement.layers) * wanted.hand_over_nbytes(dry.model)
-        return [Part("replayed passes", self._recorded_nbytes[key] + handed, "memory")]
-
-    def _recorded_passes(self, dry: DryModel, config: ResolvedConfig) -> RecordedPasses:
-        shortlist = num_frequent(dry.model, config.draft_vocab)
-        return RecordedPasses.of(config.context_length, config.max_num_seqs, shortlist)
+        return self._recorded_nbytes[key]
 
     def _contexts(self, dry: DryModel, config: ResolvedConfig, sizes: KVSizes, pass_nbytes: int) -> list[Part]:
         model, seqs = dry.model, config.max_num_seqs

@@ -42,12 +42,15 @@ class RecordedPasses:
     num_widths: int  # of block tables
     num_sequences: int  # that recorded passes can have, at most
     num_frequent: int | None  # ids of heads' shortlist; None: there is none
+    has_cycles: bool  # False: the host takes part in each pass
 
     @classmethod
-    def of(cls, context_length: int, max_num_seqs: int, num_frequent: int | None) -> "RecordedPasses":
+    def of(
+        cls, context_length: int, max_num_seqs: int, num_frequent: int | None, has_cycles: bool = True
+    ) -> "RecordedPasses":
         num_blocks = min(-(-context_length // BLOCK_SIZE), WIDTHS[-1])
         widest = next_size(WIDTHS, num_blocks)
-        return cls(WIDTHS.index(widest) + 1, min(max_num_seqs, MAX_ROWS), num_frequent)
+        return cls(WIDTHS.index(widest) + 1, min(max_num_seqs, MAX_ROWS), num_frequent, has_cycles)
 
     def nbytes(self, model: Model, meter: DeviceMeter) -> int:
         recorder = _Recorder(self, model, meter)
@@ -58,7 +61,9 @@ class RecordedPasses:
             if not sizes[_sizes(spec)]:
                 sizes[_sizes(spec)] = recorder.family(recorder.head_passes(head))
         total = tables + sum(sizes[_sizes(spec)] for spec in heads)
-        return total + recorder.family(recorder.trunk_passes()) + recorder.cycles() + recorder.warm_ups()
+        if self.has_cycles:
+            total += recorder.cycles()
+        return total + recorder.family(recorder.trunk_passes()) + recorder.warm_ups()
 
     def hand_over_nbytes(self, model: Model) -> int:
         """For each layer whose experts the host computes: rows and results that stay."""
