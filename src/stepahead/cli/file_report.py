@@ -65,7 +65,6 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
     from stepahead.filecheck.fixed_file import write_fixed
     from stepahead.gguf import GGUFFile
     from stepahead.hub.registry import locate
-    from stepahead.hub_folder import check_output
     from stepahead.splice.output import check_target
 
     with contextlib.ExitStack() as files:
@@ -74,7 +73,6 @@ def report_file(load: o.LoadOptions, measure: bool | None, seconds: float, fix: 
         companion = None if heads is None else files.enter_context(GGUFFile.open(heads))
         checked = Checked.of(file, companion)
         if fix is not None:
-            check_output(fix, path, heads)
             check_target(fix, [checked.file, checked.heads])
         checked = _measured(checked, load, measure, seconds)
         if fix is None:

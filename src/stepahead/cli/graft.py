@@ -27,11 +27,9 @@ def graft(
       stepahead graft heads.gguf one-head.gguf -o three-heads.gguf --json
     """
     from stepahead.hub.registry import locate, locate_heads
-    from stepahead.hub_folder import check_output
     from stepahead.splice import graft as run
 
     other, (own, _) = locate_heads(source), locate(target, "off")
-    check_output(output, own, other)
     with Bar("grafting, MB") as bar:
         report = run(other, own, output, force=force, on_progress=megabytes(bar))
     show(report, json_output)

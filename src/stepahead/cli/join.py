@@ -39,14 +39,12 @@ def join(
       stepahead join stepfun-ai/Step-3.7-Flash-GGUF:Q4_K_S -o step-3.7-Q4_K_S-mtp.gguf
     """
     from stepahead.hub.registry import locate, locate_heads
-    from stepahead.hub_folder import check_output
     from stepahead.splice import join as run
 
     own, linked = locate(trunk, "auto" if heads is None else "off")
     other = linked if heads is None else locate_heads(heads)
     if other is None:
         raise ConfigError(f"{trunk}: no heads were pulled with it: give HEADS, a file or a name that has them")
-    check_output(output, own, other)
     with Bar("joining, MB") as bar:
         report = run(own, other, output, force=force, on_progress=megabytes(bar))
     show(report, json_output)

@@ -33,13 +33,9 @@ def split(
       stepahead split full.gguf --heads heads.gguf
     """
     from stepahead.hub.registry import locate
-    from stepahead.hub_folder import check_output
     from stepahead.splice import split as run
 
     path, _ = locate(full, "off")
-    for output in (trunk, heads):
-        if output is not None:
-            check_output(output, path)
     with Bar("splitting, MB") as bar:
         report = run(path, trunk, heads, on_progress=megabytes(bar))
     show(report, json_output)

@@ -13,6 +13,7 @@ from stepahead.gguf import FileRange, GGUFFile, TensorData, write_gguf
 from stepahead.gguf.destination import check_room, explaining_the_disk
 from stepahead.gguf.file_range import OnBytes, can_share
 from stepahead.gguf.writer import runs
+from stepahead.hub_folder import check_output
 
 Progress = Callable[[int, int], None]
 
@@ -49,15 +50,12 @@ class Output:
 
 
 def check_target(path: Path, inputs: Sequence[GGUFFile]) -> None:
-    """ConfigError: not a name for a model file, or that of one of the files it is made of."""
+    """ConfigError: no name for a model file, one of the files that it is made of, or a place in the hub's cache."""
     if path.suffix != ".gguf" or _is_folder(path):
         raise ConfigError(f"{path}: is no name for a model file; give one that ends in .gguf")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: no such folder {path.parent}; create it first")
-    for file in inputs:
-        for shard in file.shards:
-            if path.exists() and path.samefile(shard):
-                raise ConfigError(f"{path}: is one of the files that are read; give the new file another name")
+    check_output(path, *(shard for file in inputs for shard in file.shards))
 
 
 def _is_folder(path: Path) -> bool:
