@@ -107,18 +107,6 @@ class Engine:
         self._commit(batch, verdicts, output.hidden, self.proposer.observe)
         self.scheduler.learn(batch, 1e3 * (self._clock() - started))
 
-    def _cycle(self) -> bool:
-        """All of it by the device, and the next one launched before this one is committed. False: it is not for this
-        step."""
-        if self.cycles is None:
-            return False
-        with self.metrics.timed("forward"):
-            finished = self.cycles.next()
-        if finished is None:
-            return False
-        self._commit(finished.batch, finished.verdicts, finished.result.hidden, self.cycles.observe)
-        return True
-
     def _commit(self, batch: ScheduledBatch, verdicts: Seq[Verdict | None], hidden: Tensor, observe: Observe) -> None:
         with self.metrics.timed("commit"):
             outputs = self.scheduler.commit(batch, verdicts)
@@ -132,6 +120,18 @@ class Engine:
                 self.metrics.count_cache(self.scheduler.prefix_cache)
 
     # --8<-- [end:pass]
+
+    def _cycle(self) -> bool:
+        """All of it by the device, and the next one launched before this one is committed. False: it is not for this
+        step."""
+        if self.cycles is None:
+            return False
+        with self.metrics.timed("forward"):
+            finished = self.cycles.next()
+        if finished is None:
+            return False
+        self._commit(finished.batch, finished.verdicts, finished.result.hidden, self.cycles.observe)
+        return True
 
     def _begin(self, sequence: Sequence) -> None:
         self.metrics.count_admission(sequence)
