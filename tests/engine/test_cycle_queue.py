@@ -179,6 +179,25 @@ def test_an_error_on_the_device_can_be_stepped_over(model_and_backend):
     assert_all_free(engine)
 
 
+def test_an_error_in_a_commit_can_be_stepped_over(model_and_backend):
+    """What was launched after it went on from tokens that nobody has."""
+    engine, results = make(model_and_backend), {}
+    engine.add(request(0, PROMPTS[0]))
+    while engine.runner.cycles.num_launched < 4:
+        collect(results, engine.step())
+    commit = engine.scheduler.commit
+
+    def fail(*_):
+        engine.scheduler.commit = commit
+        raise BackendError("no commit")
+
+    engine.scheduler.commit = fail
+    with pytest.raises(BackendError):
+        engine.step()
+    assert run(engine, results)[0][0] == tuple(run_plain(model_and_backend, PROMPTS[0]))
+    assert_all_free(engine)
+
+
 def test_one_ends_and_the_other_goes_on(model_and_backend):
     plain = run_plain(model_and_backend, PROMPTS[0])
     engine = make(model_and_backend)

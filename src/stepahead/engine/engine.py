@@ -130,7 +130,11 @@ class Engine:
             finished = self.cycles.next()
         if finished is None:
             return False
-        self._commit(finished.batch, finished.verdicts, finished.result.hidden, self.cycles.observe)
+        try:
+            self._commit(finished.batch, finished.verdicts, finished.result.hidden, self.cycles.observe)
+        except BaseException:
+            self.cycles.drop()  # the device went on from what is not committed
+            raise
         return True
 
     def _begin(self, sequence: Sequence) -> None:
