@@ -17,6 +17,7 @@ import torch
 from backends.cuda.exact_dots import exact_dots
 from backends.cuda.test_replayed_model import SMALLEST, Computing
 from stepahead.backends.base import BLOCK_SIZE
+from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.device_cycles import DeviceCycles
 from stepahead.backends.cuda.launch import Launch
 from stepahead.backends.cuda.ops import CudaBackend
@@ -269,6 +270,33 @@ def test_two_texts_side_by_side(pair: Scene) -> None:
             assert_same(pair, step, results[-1], number)
         launched = ahead
     assert pair.host.backend.routed_experts() == ()
+
+
+def test_what_was_recorded_ahead_is_what_comes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written by it."""
+    scene = played(host, "alone", 1, 2, monkeypatch)
+    host.model._cycles.clear()
+    for static in host.model._tables.values():
+        static.fill(np.zeros((2, TABLE), np.int32))  # blocks that could be written to
+    before = [plane.clone() for plane in host.planes]
+    host.model.cycles(host.runner.kv).record_ahead(1, 1)
+    recorded = host.model._cycles[host.runner.kv[0]]
+    (cycle,) = recorded.values()
+    for plane, copy in zip(host.planes, before, strict=True):
+        assert torch.equal(plane, copy)
+    assert_same_text(scene)
+    assert list(recorded.values()) == [cycle]
+
+
+def test_cycles_of_one_text_are_recorded_ahead(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all depths, and after the passes."""
+    recorded: list[tuple[int | None, ...]] = []
+    monkeypatch.setattr(Device, "is_interpreted", property(lambda device: False))
+    monkeypatch.setattr(host.model, "record_ahead", lambda head, count, kv: recorded.append((head, count)))
+    monkeypatch.setattr(DeviceCycles, "record_ahead", lambda cycles, *sizes: recorded.append(sizes))
+    host.model.prepare(host.runner.kv)
+    assert recorded[-3:] == [(1, 2), (1, 1), (1, 0)]
+    assert [head for head, _ in recorded[:-3]] == [None] * 6 + [0] * 4 + [1] * 4
 
 
 def test_one_that_stands_still(pair: Scene) -> None:

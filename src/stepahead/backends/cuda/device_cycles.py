@@ -82,22 +82,19 @@ class DeviceCycles:
             return False
         return 0 < num_sequences * (depth + 1) <= MAX_ROWS and num_blocks <= WIDTHS[-1]
 
+    def record_ahead(self, num_sequences: int, depth: int) -> None:
+        """Of tables as short as any. No keys or values are written: nobody stands anywhere."""
+        assert self.can_run(num_sequences, depth, WIDTHS[0])
+        self._backend.begin_step()
+        self._recorded_cycle(num_sequences, depth, WIDTHS[0])
+
     def begin(self, starts: Sequence[CycleStart], depth: int, num_blocks: int, sample: SampleRows) -> None:
         assert self.can_run(len(starts), depth, num_blocks)
-        width = next_size(WIDTHS, num_blocks)
-        kind = CycleKind(len(starts), depth, width, self._model.draft_vocab if depth else None)
         self._backend.begin_step()
-        tables = self._tables_of(groups_of(self._model, depth), width)
-        cycle = self._recorded.get(kind)
-        if cycle is None:
-            if depth and kind.draft_vocab is None:
-                self._model.load_outputs()
-            cycle = RecordedCycle(kind, self._model, self._backend, tables, self._run)
-            cycle.record(self._recorder, self._kv)
-            self._recorded[kind] = cycle
+        cycle = self._recorded_cycle(len(starts), depth, next_size(WIDTHS, num_blocks))
         cycle.fill(starts, sample)
         if self._cycle is not cycle:
-            self._cycle, self._tables = cycle, tables
+            self._cycle, self._tables = cycle, self._tables_for(cycle.kind)
             self._buffers = [torch.empty_like(cycle.state.kept) for _ in range(NUM_BUFFERS)]
 
     def launch(self, tables: Sequence[Sequence[Sequence[int]]]) -> Launched:
@@ -111,6 +108,20 @@ class DeviceCycles:
         self._number = (self._number + 1) % NUM_BUFFERS
         kept = self._buffers[self._number].copy_(cycle.state.kept)
         return Launched(cycle.kind.depth, record, kept)
+
+    def _recorded_cycle(self, num_sequences: int, depth: int, width: int) -> RecordedCycle:
+        kind = CycleKind(num_sequences, depth, width, self._model.draft_vocab if depth else None)
+        cycle = self._recorded.get(kind)
+        if cycle is None:
+            if depth and kind.draft_vocab is None:
+                self._model.load_outputs()
+            cycle = RecordedCycle(kind, self._model, self._backend, self._tables_for(kind), self._run)
+            cycle.record(self._recorder, self._kv)
+            self._recorded[kind] = cycle
+        return cycle
+
+    def _tables_for(self, kind: CycleKind) -> dict[int, StaticTables]:
+        return self._tables_of(groups_of(self._model, kind.depth), kind.width)
 
 
 def _padded(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

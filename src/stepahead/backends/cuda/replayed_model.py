@@ -62,9 +62,15 @@ class ReplayedModel:
             return  # where it would take long, and recording takes no longer than launching
         for count in TRUNK_ROWS:
             self.record_ahead(None, count, kv)
-        for head in range(self._model.draft.num_heads if self._model.draft is not None else 0):
+        num_heads = self._model.draft.num_heads if self._model.draft is not None else 0
+        for head in range(num_heads):
             for count in HEAD_ROWS:
                 self.record_ahead(head, count, kv)
+        cycles = self.cycles(kv)
+        if cycles is not None:
+            for depth in range(num_heads, -1, -1):  # the most rows first, too
+                if cycles.can_run(1, depth, WIDTHS[0]):
+                    cycles.record_ahead(1, depth)
 
     def record_ahead(self, head: int | None, num_rows: int, kv: Sequence[KVBlocks]) -> None:
         """A pass of so many rows that choose tokens: of the trunk all, of a head the last."""
