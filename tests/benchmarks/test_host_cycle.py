@@ -18,4 +18,4 @@ def test_cycles_are_what_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: py
     host_cycle.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"depth {depth}" for depth in host_cycle.DEPTHS]
-    assert num_launched.count(0) == 39 and num_launched.count(3) > 10
+    assert num_launched.count(0) == 39 and num_launched.count(3) >= 8
