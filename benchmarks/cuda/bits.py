@@ -19,6 +19,7 @@ from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.kernels import linear as linear_module
 from stepahead.backends.cuda.kv import KVBlocks
 from stepahead.backends.cuda.rows import Rows
+from stepahead.backends.cuda.tile_check import TileCheck
 from stepahead.gguf import QuantType
 
 FEW = tuple(range(1, 17))
@@ -36,6 +37,7 @@ OutOf = Callable[[torch.Tensor], torch.Tensor]
 
 
 def measure(bench: Bench) -> None:
+    _self_check(bench)
     counts = (1, 3) if bench.is_toy else (*FEW, *MANY)
     _products(bench, FIRST[:1] if bench.is_toy else FIRST, counts)
     _together(bench, counts[:1] if bench.is_toy else (1, 4, 16, 64))
@@ -50,6 +52,16 @@ def measure(bench: Bench) -> None:
         _product_tiles(bench)
     if not bench.is_toy:
         _products(bench, [type for type in FORMATS if type not in FIRST], (1, 4, 16, 64))
+
+
+def _self_check(bench: Bench) -> None:
+    """What the backend decides where weights of these kinds are loaded; in the interpreter nothing."""
+    check, (experts, _, *shape) = TileCheck(bench.backend.device), EXPERTS
+    for type in (*FIRST, QuantType.F16, QuantType.BF16):
+        for tried in () if bench.is_toy else (*SHAPES, (experts, *shape)):
+            check.checked(made_matrix(type, tried, bench.device))
+    said = "not tried" if bench.is_toy else check.describe() or "all wide"
+    bench.report("M1", "tiles by the backend's own check", said=said)
 
 
 def _products(bench: Bench, types: Sequence[QuantType], counts: Sequence[int]) -> None:

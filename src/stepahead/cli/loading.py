@@ -61,9 +61,9 @@ def summary(llm: "LLM") -> str:
 def where(llm: "LLM") -> str:
     """What computes, in some words."""
     facts = llm.backend.describe()
-    return (
-        f"{facts['device']} ({isa(llm)})" if "device" in facts else f"{llm.backend.name}, {llm.config.threads} threads"
-    )
+    if "device" not in facts:
+        return f"{llm.backend.name}, {llm.config.threads} threads"
+    return f"{facts['device']} ({', '.join(filter(None, (isa(llm), facts.get('tiles'))))})"
 
 
 def isa(llm: "LLM") -> str:

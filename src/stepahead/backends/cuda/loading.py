@@ -16,6 +16,7 @@ from stepahead.backends.cuda.kernels.write_rows import write_rows
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.staging import Staging
+from stepahead.backends.cuda.tile_check import TileCheck
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
 
@@ -33,6 +34,7 @@ class Loader:
         self._device = device
         self._launch = launch
         self._staging = Staging(device, threads)
+        self.tiles = TileCheck(device)
         self._is_closed = False
 
     def load(self, data: Bytes, type: QuantType, shape: tuple[int, ...]) -> CudaMatrix:
@@ -47,7 +49,7 @@ class Loader:
             self._pack(rows, type, shape, packed)
         if self._is_closed:
             self._staging.close()
-        return CudaMatrix(packed, type, shape)
+        return self.tiles.checked(CudaMatrix(packed, type, shape))
 
     def write_rows(self, matrix: CudaMatrix, rows: Ints, data: Bytes) -> None:
         """Few: they are packed beside the matrix, and then put in. What is launched from now on finds them there."""

@@ -14,12 +14,14 @@ class CudaMatrix:
     """(out, in) or (experts, out, in).
 
     data: int32 records (experts * row tiles, K blocks, record words) where `format` is given; otherwise the numbers
-    themselves, (experts * out, in). An expert begins with a tile of its own.
+    themselves, (experts * out, in). An expert begins with a tile of its own. has_wide_tiles: whether many rows may be
+    multiplied in wider tiles than few, see TileCheck.
     """
 
     data: torch.Tensor
     type: QuantType
     shape: tuple[int, ...]
+    has_wide_tiles: bool = True
 
     @property
     def format(self) -> Format | None:

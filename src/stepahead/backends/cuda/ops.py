@@ -100,11 +100,17 @@ class CudaBackend:
             "threads": self.threads,
             "num_sms": self.device.num_sms,
             # What decides bits, beside NUMERICS_VERSION: the instruction of a product, and how it was compiled.
-            "numerics": f"{self.device.isa}, triton {triton.__version__}",
+            "numerics": ", ".join(filter(None, (self.device.isa, f"triton {triton.__version__}", self.tiles))),
+            "tiles": self.tiles,
             "memory_bytes": self.device.nbytes,
             "torch": torch.__version__,
             "triton": triton.__version__,
         }
+
+    @property
+    def tiles(self) -> str:
+        """What is slower or worse here than it should be, of what was loaded so far; empty: nothing."""
+        return self._loader.tiles.describe()
 
     @property
     def threads(self) -> int:

@@ -44,9 +44,12 @@ class ExpertTiles:
     has_shared: bool = False
 
     @classmethod
-    def of(cls, launch: Launcher, routing: Routing, num_experts: int, has_shared: bool = False) -> "ExpertTiles":
-        grouped = None if routing.num_rows <= FEW_ROWS else group_pairs(launch, routing, num_experts)
-        return cls(routing, grouped, has_shared)
+    def of(cls, launch: Launcher, routing: Routing, *matrices: CudaMatrix, has_shared: bool = False) -> "ExpertTiles":
+        """matrices: (experts, out, in), all that are multiplied in them."""
+        if routing.num_rows <= FEW_ROWS:
+            return cls(routing, None, has_shared)
+        rows = None if all(matrix.has_wide_tiles for matrix in matrices) else FEW_ROWS
+        return cls(routing, group_pairs(launch, routing, matrices[0].shape[0], rows), has_shared)
 
     @property
     def num_results(self) -> int:

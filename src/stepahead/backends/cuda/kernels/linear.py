@@ -39,7 +39,7 @@ def linear_many(launch: Launcher, x: Rows, matrices: Sequence[CudaMatrix]) -> tu
     for place, matrix in enumerate(matrices):
         assert len(matrix.shape) == 2 and matrix.shape[1] == x.shape[1], (matrix.shape, x.shape)
         if matrix.type in HALVES:
-            results[place] = linear_halves(launch, x.values, _half(launch, x), matrix.data)
+            results[place] = linear_halves(launch, x.values, _half(launch, x), matrix)
         elif matrix.format is None:
             results[place] = linear_float(launch, x.values, matrix.data)
         elif num_splits(matrix.num_out, matrix.num_blocks) > 1:
@@ -59,11 +59,12 @@ def _linear_together(launch: Launcher, x: Rows, matrices: list[CudaMatrix]) -> l
     num_rows, form = x.shape[0], matrices[0].format
     outs = [matrix.num_out for matrix in matrices]
     assert form is not None
-    config = linear_config(form, sum(outs), num_rows <= FEW_ROWS, False, arch_of(x.values.device))
+    is_narrow = num_rows <= FEW_ROWS or not all(matrix.has_wide_tiles for matrix in matrices)
+    config = linear_config(form, sum(outs), is_narrow, False, arch_of(x.values.device))
     sizes = [triton.cdiv(num_rows * out, ALIGNMENT) * ALIGNMENT for out in outs]
     y = torch.empty((sum(sizes),), dtype=torch.float32, device=x.values.device)
     grid = triton.cdiv(num_rows, config.rows), sum(triton.cdiv(out, config.outs) for out in outs), 1
-    _launch(launch, x, matrices, y, config, 1, grid)
+    _launch(launch, x, matrices, y, config, 1, False, grid)
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     return [y[at : at + num_rows * out].view(num_rows, out) for at, out in zip(starts, outs, strict=True)]
 
@@ -73,11 +74,11 @@ def _linear_split(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor
     num_rows, num_out, form = x.shape[0], matrix.num_out, matrix.format
     assert form is not None
     splits, is_few = num_splits(num_out, matrix.num_blocks), num_rows <= FEW_ROWS
-    config = linear_config(form, num_out, is_few, True, arch_of(x.values.device))
+    config = linear_config(form, num_out, is_few or not matrix.has_wide_tiles, True, arch_of(x.values.device))
     y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.values.device)
     grid = triton.cdiv(num_rows, config.rows), triton.cdiv(num_out, config.outs), splits if is_few else 1
     parts = torch.empty((splits, num_rows, num_out), dtype=torch.float32, device=y.device) if is_few else y
-    _launch(launch, x, [matrix], parts, config, splits, grid)
+    _launch(launch, x, [matrix], parts, config, splits, is_few, grid)
     if is_few:
         sum_splits(launch, parts, _half(launch, x).exponents, y)
     return y
@@ -96,6 +97,7 @@ def _launch(
     y: torch.Tensor,
     config: LinearConfig,
     splits: int,
+    is_parted: bool,
     grid: tuple[int, int, int],
 ) -> None:
     half = _half(launch, x)
@@ -113,6 +115,7 @@ def _launch(
         FORMAT=matrices[0].format,
         COUNT=len(matrices),
         SPLITS=splits,
+        IS_PARTED=is_parted,
         BN=config.outs,
         R=config.rows,
         num_warps=config.num_warps,
@@ -123,11 +126,12 @@ def _launch(
 @triton.jit(do_not_specialize=["num_rows", "outs_0", "outs_1", "outs_2", "outs_3", "num_blocks"])
 def _linear(
     words_0, words_1, words_2, words_3, x, exponents, y, num_rows, outs_0, outs_1, outs_2, outs_3, num_blocks,
-    FORMAT: tl.constexpr, COUNT: tl.constexpr, SPLITS: tl.constexpr, BN: tl.constexpr, R: tl.constexpr,
+    FORMAT: tl.constexpr, COUNT: tl.constexpr, SPLITS: tl.constexpr, IS_PARTED: tl.constexpr,
+    BN: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """A program makes BN outputs of R rows; neighbours read the same weights. The matrices' outputs follow one another.
 
-    Where K is split, a program of few rows leaves the sums of its part, without the exponent; one of many adds up all.
+    Where K is split, a program leaves the sums of its part, without the exponent, if parted; otherwise it adds up all.
     """
     first_row, program = tl.program_id(0) * R, tl.program_id(1)
     words, num_out = words_0, outs_0
@@ -155,7 +159,7 @@ def _linear(
     offsets = row * stride
     if SPLITS == 1:
         acc = product(words, first_tile, left, num_blocks, 0, num_blocks, x, offsets, mask, FORMAT, BN, R)
-    elif R <= 16:
+    elif IS_PARTED:
         split = tl.program_id(2)
         begin, end = split * num_blocks // SPLITS, (split + 1) * num_blocks // SPLITS
         acc = product(words, first_tile, left, num_blocks, begin, end, x, offsets, mask, FORMAT, BN, R)
@@ -165,7 +169,7 @@ def _linear(
         for split in range(1, SPLITS):
             begin, end = split * num_blocks // SPLITS, (split + 1) * num_blocks // SPLITS
             acc += product(words, first_tile, left, num_blocks, begin, end, x, offsets, mask, FORMAT, BN, R)
-    if SPLITS == 1 or R > 16:
+    if not IS_PARTED:
         acc *= tl.load(exponents + first_row + row, mask=mask, other=0.0)[None, :]
     out = first_tile * 16 + tl.arange(0, BN)
     at = (first_row + row).to(tl.int64)[None, :] * num_out + out[:, None]
@@ -210,6 +214,7 @@ def compile_case(
             "FORMAT": FORMATS[type],
             "COUNT": count,
             "SPLITS": splits,
+            "IS_PARTED": splits > 1 and config.rows == FEW_ROWS,
             "BN": config.outs,
             "R": config.rows,
         },

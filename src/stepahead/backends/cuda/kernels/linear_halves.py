@@ -13,6 +13,7 @@ from stepahead.backends.cuda.configs import FEW_ROWS, LinearConfig, arch_of, hal
 from stepahead.backends.cuda.device import INTERPRETED
 from stepahead.backends.cuda.kernels.sum_splits import sum_splits
 from stepahead.backends.cuda.launch import Launcher
+from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import HalfRows
 from stepahead.backends.cuda.splits import num_float_splits
 
@@ -20,11 +21,11 @@ CHUNK = 64
 """Inputs whose products are added apart: a matrix unit rounds worse than a sum of two numbers."""
 
 
-def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, weights: torch.Tensor) -> torch.Tensor:
-    """x (num_rows, in) float32, half: of the same rows; weights (out, in) float16 or bfloat16 -> (num_rows, out)."""
-    (num_rows, width), num_out = x.shape, weights.shape[0]
+def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, matrix: CudaMatrix) -> torch.Tensor:
+    """x (num_rows, in) float32, half: of the same rows; matrix (out, in) of F16 or BF16 -> (num_rows, out)."""
+    (num_rows, width), num_out = x.shape, matrix.num_out
     splits, is_few = num_float_splits(num_out, width), num_rows <= FEW_ROWS
-    config = halves_config(num_out * splits, is_few, arch_of(x.device))
+    config = halves_config(num_out * splits, is_few or not matrix.has_wide_tiles, arch_of(x.device))
     y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.device)
     is_parted = is_few and splits > 1
     parts = torch.empty((splits, num_rows, num_out), dtype=torch.float32, device=x.device) if is_parted else y
@@ -33,7 +34,7 @@ def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, weights: to
         (triton.cdiv(num_rows, config.rows), triton.cdiv(num_out, config.outs), splits if is_parted else 1),
         x,
         half.exponents,
-        weights,
+        matrix.data,
         parts,
         num_rows,
         num_out,

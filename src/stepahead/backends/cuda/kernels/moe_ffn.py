@@ -26,7 +26,7 @@ def moe_ffn(
 ) -> torch.Tensor:
     """residual + (a row's experts, weighted and added, + shared expert): (num_rows, width) float32."""
     assert shared is None or rides_along(shared, gate, up, down)
-    tiles = ExpertTiles.of(launch, routing, gate.shape[0], shared is not None)
+    tiles = ExpertTiles.of(launch, routing, gate, up, down, has_shared=shared is not None)
     hidden = moe_gate_up(launch, x, tiles, gate, up, limit, shared)
     outputs = moe_down(launch, hidden, tiles, down, shared)
     return moe_combine(launch, outputs, routing, outputs[routing.num_pairs :] if shared else None, residual)
