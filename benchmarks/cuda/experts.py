@@ -66,6 +66,6 @@ def _num_distinct(routing: Routing) -> int:
 
 def _calls(bench: Bench, x: Rows, routings: list[Routing], matrices: list[CudaMatrix]) -> list[Call]:
     def call(routing: Routing) -> Call:
-        return lambda: bench.backend.moe_ffn(x, routing, *matrices, 0.0)
+        return lambda: bench.backend.moe_ffn(x, routing, *matrices, 0.0).values
 
     return [call(routing) for routing in routings]

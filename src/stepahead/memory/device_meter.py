@@ -31,14 +31,18 @@ class Held:
 
 
 class DeviceRows:
-    """values: None for a sum that nobody has looked at yet; it keeps its terms. half: as products read them."""
+    """values: None for a sum that nobody has looked at yet; it keeps its terms. half: as products read them.
+    of_experts: a sum that may be a term of another, and is added up with it."""
 
-    __slots__ = ("half", "shape", "terms", "values")
+    __slots__ = ("half", "of_experts", "shape", "terms", "values")
 
-    def __init__(self, shape: tuple[int, int], values: Held | None, terms: tuple[Held, ...] = ()) -> None:
+    def __init__(
+        self, shape: tuple[int, int], values: Held | None, terms: tuple[object, ...] = (), of_experts: bool = False
+    ) -> None:
         self.shape = shape
         self.values = values
         self.terms = terms
+        self.of_experts = of_experts
         self.half: tuple[Held, Held] | None = None
 
 
@@ -75,10 +79,12 @@ class DeviceMeter(MeterBase):
         if x.values is None:
             x.values = self.held(4 * x.shape[0] * x.shape[1])  # by the same launch
         made.half = self._new_half(x.shape)
+        x.terms = ()
         return made
 
     def add(self, x: DeviceRows, y: DeviceRows) -> DeviceRows:
-        return DeviceRows(x.shape, None, (self.values(x), self.values(y)))
+        is_waiting = y.of_experts and y.values is None
+        return DeviceRows(x.shape, None, (self.values(x), *(y.terms if is_waiting else (self.values(y),))))
 
     def concat(self, x: DeviceRows, y: DeviceRows) -> DeviceRows:
         return self._rows(x.shape[0], x.shape[1] + y.shape[1])
@@ -165,11 +171,14 @@ class DeviceMeter(MeterBase):
             (one.type, one.shape) == (other.type, other.shape[1:])
             for one, other in ((shared.gate, gate), (shared.up, up), (shared.down, down))
         )
-        routed = self._routed(x, routing, gate, up, down, has_shared=rides)
+        outputs = self._routed(x, routing, gate, up, down, has_shared=rides)
+        shape, terms = (x.shape[0], down.shape[1]), (outputs, routing)
         if shared is None or rides:
-            return routed
+            return DeviceRows(shape, None, terms, of_experts=True)
         g, u = self.linear_many(x, (shared.gate, shared.up))
-        return self.add(routed, self.linear(self.swiglu(g, u, shared.limit), shared.down))
+        return DeviceRows(
+            shape, None, (*terms, self.linear(self.swiglu(g, u, shared.limit), shared.down)), of_experts=True
+        )
 
     def _routed(
         self, x: DeviceRows, routing: "DeviceRouting", gate: MeterMatrix, up: MeterMatrix, down: MeterMatrix,
@@ -187,9 +196,8 @@ class DeviceMeter(MeterBase):
         outputs = self._rows(results, down.shape[1])
         if down.type.block_size > 1:
             self._half(hidden)
-        made = self._rows(num_rows, down.shape[1])
-        del grouped, outputs
-        return made
+        del grouped
+        return outputs
 
     # --- choice ---
     def chosen(self, logits: DeviceRows) -> Held:
@@ -218,6 +226,7 @@ class DeviceMeter(MeterBase):
         if x.values is None:
             x.values = self.held(4 * x.shape[0] * x.shape[1])
             self.num_launches += 1
+            x.terms = ()
         return x.values
 
     def _with_half(self, shape: tuple[int, int]) -> DeviceRows:

@@ -41,10 +41,9 @@ def test_rms_norm_near_the_reference(num_rows: int, width: int) -> None:
     rng = np.random.default_rng(0)
     x, y, weight = normal(rng, num_rows, width), normal(rng, num_rows, width), 1 + normal(rng, 1, width)
     normed = rms_norm(LAUNCH, on_device(x), on_device(weight), EPS)
-    assert normed.half is None
     np.testing.assert_allclose(on_host(normed.values), REFERENCE.rms_norm(x, weight, EPS), rtol=NORM_BUDGET)
 
-    total, normed = add_rms_norm(LAUNCH, on_device(x), on_device(y), on_device(weight), EPS, with_half=True)
+    total, normed = add_rms_norm(LAUNCH, on_device(x), on_device(y), on_device(weight), EPS)
     assert_same_bits(on_host(total), x + y)
     alone = rms_norm(LAUNCH, total, on_device(weight), EPS)
     assert_same_bits(on_host(normed.values), on_host(alone.values), "fused and one by one")
@@ -57,9 +56,9 @@ def test_rows_of_a_norm_do_not_see_each_other() -> None:
     x[0], x[2], x[4] = np.nan, 1e30, 1e-30
     x[2, 7] = np.inf
     with np.errstate(all="ignore"):
-        whole = rms_norm(LAUNCH, on_device(x), weight, EPS, with_half=True)
+        whole = rms_norm(LAUNCH, on_device(x), weight, EPS)
         for row in (1, 3, 4):
-            alone = rms_norm(LAUNCH, on_device(x[row : row + 1]), weight, EPS, with_half=True)
+            alone = rms_norm(LAUNCH, on_device(x[row : row + 1]), weight, EPS)
             assert_same_bits(on_host(alone.values)[0], on_host(whole.values)[row], f"row {row}")
             assert np.array_equal(on_host(alone.half.values)[0], on_host(whole.half.values)[row])
     assert np.isnan(on_host(whole.values)[0]).all()

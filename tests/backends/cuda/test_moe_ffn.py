@@ -15,6 +15,7 @@ from stepahead.backends.cuda.formats.format import FORMATS
 from stepahead.backends.cuda.formats.pack import pack
 from stepahead.backends.cuda.kernels.expert_tile import ExpertTiles, rides_along
 from stepahead.backends.cuda.kernels.moe_blocked import group_pairs
+from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_down import moe_down
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.kernels.moe_gate_up import moe_gate_up
@@ -77,6 +78,11 @@ def some_ids(rows, experts, top_k, seed=3):
     return np.sort(order[:, :top_k], axis=1)
 
 
+def summed(launch, *args, residual=None):
+    """Of moe_ffn."""
+    return moe_combine(launch, moe_ffn(launch, *args), residual)
+
+
 def error(types, hidden, width, rows, limit=0.0, experts=4, top_k=3):
     """Largest error against the reference, relative to its largest number."""
     rng = np.random.default_rng(rows)
@@ -89,7 +95,7 @@ def error(types, hidden, width, rows, limit=0.0, experts=4, top_k=3):
     x, weights = normal(rng, rows, hidden), rng.random((rows, top_k), np.float32)
     ids = some_ids(rows, experts, top_k)
     with poisoned_memory(), np.errstate(all="ignore"):
-        mine = moe_ffn(LAUNCH, Rows(on_device(x)), routing_of(ids, weights), gate[0], up[0], down[0], limit)
+        mine = summed(LAUNCH, Rows(on_device(x)), routing_of(ids, weights), gate[0], up[0], down[0], limit)
     theirs = REFERENCE.moe_ffn(x, ReferenceRouting(ids, weights), gate[1], up[1], down[1], limit)
     return np.abs(on_host(mine) - theirs).max() / np.abs(theirs).max()
 
@@ -192,7 +198,7 @@ def test_rows_that_are_no_numbers_stay_by_themselves():
 
     def out(x):
         with poisoned_memory(), np.errstate(all="ignore"):
-            return on_host(moe_ffn(LAUNCH, rows_of(x), routing, gate, up, down, 7.0))
+            return on_host(summed(LAUNCH, rows_of(x), routing, gate, up, down, 7.0))
 
     x = normal(np.random.default_rng(1), 4, 32)
     clean = out(x)
@@ -216,9 +222,9 @@ def test_a_shared_expert_rides_along(types, rows):
     values, residual = normal(rng, rows, 64), on_device(normal(rng, rows, 64))
     x = rows_of(values)
     with poisoned_memory(), np.errstate(all="ignore"):
-        mine = moe_ffn(LAUNCH, x, routing, gate, up, down, 2.0, shared, residual)
-        routed = moe_ffn(LAUNCH, x, routing, gate, up, down, 2.0)
-        alone = moe_ffn(LAUNCH, x, only, *other, 1.5)
+        mine = summed(LAUNCH, x, routing, gate, up, down, 2.0, shared, residual=residual)
+        routed = summed(LAUNCH, x, routing, gate, up, down, 2.0)
+        alone = summed(LAUNCH, x, only, *other, 1.5)
     assert_same_bits(on_host(mine), on_host(residual) + (on_host(routed) + on_host(alone)))
 
 
@@ -240,12 +246,12 @@ def test_a_replay_computes_anew(rows):
     values = [normal(rng, rows, 64) for _ in range(2)]
     x, launch = rows_of(values[0]), Launcher()
     with launch.record() as recording:
-        out = moe_ffn(launch, x, routings[0], gate, up, down, 0.0)
+        out = summed(launch, x, routings[0], gate, up, down, 0.0)
     x.values.copy_(on_device(values[1]))
     routings[0].ids.copy_(routings[1].ids)
     routings[0].weights.copy_(routings[1].weights)
     recording.replay()
-    fresh = moe_ffn(LAUNCH, rows_of(values[1]), routings[1], gate, up, down, 0.0)
+    fresh = summed(LAUNCH, rows_of(values[1]), routings[1], gate, up, down, 0.0)
     assert_same_bits(on_host(out), on_host(fresh))
 
 

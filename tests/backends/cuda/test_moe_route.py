@@ -7,6 +7,7 @@ pytest.importorskip("triton")
 import numpy as np
 import torch
 
+from stepahead.backends.cuda.expert_outputs import ExpertOutputs
 from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_route import moe_route
 from stepahead.backends.cuda.launch import Launcher
@@ -96,7 +97,8 @@ def combined(width, shared, residual, top_k=3, rows=4):
     parts[:, :top_k] = rng.normal(0, 1, (rows, top_k, width))
     more = [torch.from_numpy(rng.normal(0, 1, (rows, width)).astype(np.float32)).to(DEVICE) for _ in range(2)]
     outputs = torch.from_numpy(parts.reshape(-1, width)).to(DEVICE)
-    out = moe_combine(LAUNCH, outputs, routing, more[0] if shared else None, more[1] if residual else None)
+    experts = ExpertOutputs(outputs, routing, more[0] if shared else None)
+    out = moe_combine(LAUNCH, experts, more[1] if residual else None)
     expected = np.zeros((rows, width), np.float32)
     for slot in range(top_k):
         exact = weights[:, slot, None].astype(np.float64) * parts[:, slot] + expected

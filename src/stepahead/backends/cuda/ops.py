@@ -5,6 +5,7 @@ device but what has to give the host an answer. Must not know: models, engine, f
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -63,7 +64,7 @@ from stepahead.backends.cuda.running_sums import RunningSums
 from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
 from stepahead.backends.cuda.static_arrays import StaticArrays
-from stepahead.backends.cuda.sums import SumRows
+from stepahead.backends.cuda.sums import ExpertSums, SumRows
 from stepahead.backends.reference.philox import token_words
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
@@ -205,11 +206,11 @@ class CudaBackend:
         demand(weight.shape == (1, x.shape[1]), f"rms_norm: x {x.shape} and a weight of {weight.shape}")
         if isinstance(x, SumRows) and x.is_pending:
             return x.normed(weight.values, eps)
-        return rms_norm(self.launch, x.values, weight.values, eps, with_half=True)
+        return rms_norm(self.launch, x.values, weight.values, eps)
 
     def add(self, x: Rows, y: Rows) -> Rows:
         demand_same("add", x, y)
-        return SumRows(self.launch, x.values, y.values)
+        return SumRows(self.launch, x, y)
 
     def concat(self, x: Rows, y: Rows) -> Rows:
         demand(x.shape[0] == y.shape[0], f"concat: {x.shape} and {y.shape}; both need as many rows")
@@ -339,16 +340,18 @@ class CudaBackend:
         )
         on_host = not isinstance(gate, CudaMatrix)
         if not on_host and (shared is None or rides_along(shared, gate, up, down)):
-            return Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
+            return ExpertSums(self.launch, moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
         if on_host:
             routed: Rows = self.host_experts.moe_ffn(x, routing, gate, up, down, limit)
-        else:
-            routed = Rows(moe_ffn(self.launch, x, routing, gate, up, down, limit))
-        if shared is None:
-            return routed
-        g, u = self.linear_many(x, (shared.gate, shared.up))
-        hidden = self.swiglu(g, u, shared.limit)
-        return self.add(routed, self.linear(hidden, shared.down))
+            return routed if shared is None else self.add(routed, self._shared(x, shared))
+        assert shared is not None
+        experts = moe_ffn(self.launch, x, routing, gate, up, down, limit)
+        return ExpertSums(self.launch, replace(experts, shared=self._shared(x, shared).values))
+
+    def _shared(self, x: Rows, shared: SharedExpert) -> Rows:
+        """Of an expert apart."""
+        gate, up = self.linear_many(x, (shared.gate, shared.up))
+        return self.linear(self.swiglu(gate, up, shared.limit), shared.down)
 
     # --- choice ---
 

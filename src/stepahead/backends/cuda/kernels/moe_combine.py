@@ -1,42 +1,53 @@
 """What a row's experts gave, weighted and added in ascending id; then, where asked, what else the row is added to."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from stepahead.backends.cuda.compile_case import CompileCase
+from stepahead.backends.cuda.expert_outputs import ExpertOutputs
 from stepahead.backends.cuda.launch import Launcher
-from stepahead.backends.cuda.routing import Routing
 
 COLUMNS = 512  # of a program: 16 bytes a thread and expert, all experts' loads in flight at once
 
 
 def moe_combine(
     launch: Launcher,
-    outputs: torch.Tensor,  # (pairs, width) float32: what the experts gave, by the number of the pair
-    routing: Routing,
-    shared: torch.Tensor | None = None,  # (num_rows, width) of the expert that is always on
+    experts: ExpertOutputs,
     residual: torch.Tensor | None = None,  # (num_rows, width)
 ) -> torch.Tensor:
     """residual + (sum + shared), with the roundings of the ops that add them one by one."""
-    width = outputs.shape[1]
-    out = torch.empty((routing.num_rows, width), dtype=torch.float32, device=outputs.device)
+    num_rows, width = experts.shape
+    out = torch.empty((num_rows, width), dtype=torch.float32, device=experts.values.device)
     launch(
         _moe_combine,
-        (triton.cdiv(width, COLUMNS), routing.num_rows),
-        outputs,
-        routing.weights,
-        outputs if shared is None else shared,
-        outputs if residual is None else residual,
+        (triton.cdiv(width, COLUMNS), num_rows),
+        *expert_arguments(experts),
+        experts.values if residual is None else residual,
         out,
         WIDTH=width,
         COLUMNS=COLUMNS,
-        TOP_K=routing.top_k,
-        PADDED_K=routing.padded_top_k,
-        HAS_SHARED=shared is not None,
         HAS_RESIDUAL=residual is not None,
+        **expert_options(experts),
     )
     return out
+
+
+def expert_arguments(experts: ExpertOutputs) -> tuple[torch.Tensor, ...]:
+    """Of `sum_of_experts`, as are its options."""
+    shared = experts.values if experts.shared is None else experts.shared
+    return experts.values, experts.routing.weights, shared
+
+
+def expert_options(experts: ExpertOutputs) -> dict[str, Any]:
+    routing = experts.routing
+    return {
+        "TOP_K": routing.top_k,
+        "PADDED_K": routing.padded_top_k,
+        "HAS_SHARED": experts.shared is not None,
+    }
 
 
 @triton.jit
@@ -56,7 +67,26 @@ def _moe_combine(
     row = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     exists = columns < WIDTH
-    total = tl.zeros((COLUMNS,), tl.float32)
+    total = sum_of_experts(outputs, weights, shared, row, columns, exists, WIDTH, TOP_K, PADDED_K, HAS_SHARED)
+    if HAS_RESIDUAL:
+        total = tl.load(residual + row * WIDTH + columns, mask=exists, other=0.0) + total
+    tl.store(out + row * WIDTH + columns, total, mask=exists)
+
+
+@triton.jit
+def sum_of_experts(
+    outputs,
+    weights,
+    shared,
+    row,
+    columns,
+    exists,
+    WIDTH: tl.constexpr,
+    TOP_K: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    HAS_SHARED: tl.constexpr,
+):
+    total = tl.zeros((columns.shape[0],), tl.float32)
     for slot in tl.static_range(TOP_K):
         pair = row * PADDED_K + slot
         weight = tl.load(weights + pair)
@@ -64,9 +94,7 @@ def _moe_combine(
         total = tl.fma(weight, part, total)
     if HAS_SHARED:
         total = total + tl.load(shared + row * WIDTH + columns, mask=exists, other=0.0)
-    if HAS_RESIDUAL:
-        total = tl.load(residual + row * WIDTH + columns, mask=exists, other=0.0) + total
-    tl.store(out + row * WIDTH + columns, total, mask=exists)
+    return total
 
 
 def compile_cases() -> tuple[CompileCase, ...]:

@@ -1,4 +1,4 @@
-"""RMS norm of rows, alone or of a sum of two, and in the half-precision form that products read, where asked."""
+"""RMS norm of rows, alone or of a sum of two, also in the half-precision form that products read."""
 
 import torch
 import triton
@@ -12,25 +12,25 @@ from stepahead.backends.cuda.rows import HalfRows, Rows
 NUM_WARPS = 8
 
 
-def rms_norm(launch: Launcher, x: torch.Tensor, weight: torch.Tensor, eps: float, with_half: bool = False) -> Rows:
+def rms_norm(launch: Launcher, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Rows:
     """x (num_rows, width) / sqrt(mean of squares + eps) * weight (1, width)."""
-    return _launch(launch, x, None, weight, eps, with_half)[1]
+    return _launch(launch, x, None, weight, eps)[1]
 
 
 def add_rms_norm(
-    launch: Launcher, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float, with_half: bool = False
+    launch: Launcher, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, Rows]:
     """x + y, and its norm, with the bits of the two ops one after the other."""
-    return _launch(launch, x, y, weight, eps, with_half)
+    return _launch(launch, x, y, weight, eps)
 
 
 def _launch(
-    launch: Launcher, x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float, with_half: bool
+    launch: Launcher, x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, Rows]:
     num_rows, width = x.shape
     out = torch.empty_like(x)
     total = x if y is None else torch.empty_like(x)
-    half = new_half_rows(num_rows, width, x.device) if with_half else None
+    half = new_half_rows(num_rows, width, x.device)
     launch(
         _rms_norm,
         (num_rows,),
@@ -39,15 +39,14 @@ def _launch(
         weight,
         total,
         out,
-        out if half is None else half.values,
-        out if half is None else half.exponents,
+        half.values,
+        half.exponents,
         eps,
         num_warps=NUM_WARPS,
         WIDTH=width,
         BLOCK=row_block(width),
         PADDED=padded_width(width),
         IS_SUM=y is not None,
-        WITH_HALF=with_half,
     )
     return total, Rows(out, half)
 
@@ -74,24 +73,40 @@ def _rms_norm(
     BLOCK: tl.constexpr,
     PADDED: tl.constexpr,
     IS_SUM: tl.constexpr,
-    WITH_HALF: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     exists = columns < WIDTH
     at = row * WIDTH + columns
     values = tl.load(x + at, mask=exists, other=0.0)
-    weights = tl.load(weight + columns, mask=exists, other=0.0)
     if IS_SUM:
         values = values + tl.load(y + at, mask=exists, other=0.0)
         tl.store(total + at, values, mask=exists)
+    store_norm(values, row, columns, exists, weight, eps, out, halves, exponents, WIDTH, PADDED)
+
+
+@triton.jit
+def store_norm(
+    values,
+    row,
+    columns,
+    exists,
+    weight,
+    eps,
+    out,
+    halves,
+    exponents,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """values: a whole row, zeros behind its width; columns from 0 on, a power of two of them."""
+    weights = tl.load(weight + columns, mask=exists, other=0.0)
     mean_square = tl.div_rn(tl.sum(values * values, axis=0), WIDTH * 1.0)
     inverse = tl.div_rn(1.0, tl.sqrt_rn(mean_square + eps))
     normed = values * inverse * weights
-    tl.store(out + at, normed, mask=exists)
-    if WITH_HALF:
-        # Behind the row there is 0 * inverse, which is NaN for a row that has no norm.
-        store_half_row(tl.where(exists, normed, 0.0), row, columns, halves, exponents, PADDED)
+    tl.store(out + row * WIDTH + columns, normed, mask=exists)
+    # Behind the row there is 0 * inverse, which is NaN for a row that has no norm.
+    store_half_row(tl.where(exists, normed, 0.0), row, columns, halves, exponents, PADDED)
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
@@ -99,7 +114,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
     types = dict.fromkeys(pointers, "*fp32") | {"halves": "*fp16", "exponents": "*fp32", "eps": "fp32"}
     return tuple(
         CompileCase(
-            name=f"rms_norm {width}{' of a sum, with halves' if is_sum else ''}",
+            name=f"rms_norm {width}{' of a sum' if is_sum else ''}",
             kernel=_rms_norm,
             types=types,
             constexprs={
@@ -107,7 +122,6 @@ def compile_cases() -> tuple[CompileCase, ...]:
                 "BLOCK": row_block(width),
                 "PADDED": padded_width(width),
                 "IS_SUM": is_sum,
-                "WITH_HALF": is_sum,
             },
             num_warps=NUM_WARPS,
             max_registers=128,
