@@ -17,6 +17,7 @@ from stepahead import LLM, BackendError, Completion, ConfigError, SamplingParams
 from stepahead.backends.base import ON_HOST, PLAIN
 from stepahead.backends.cpu.layouts import PANELS, preferred_layout
 from stepahead.backends.cpu.ops import CpuBackend, resolve_isa
+from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.host_experts import PendingRows
 from stepahead.backends.cuda.ops import CudaBackend
 from stepahead.backends.cuda.routing import Routing
@@ -130,6 +131,14 @@ def test_what_the_worker_raises_is_raised_where_it_is_waited_for(experts: Expert
     with pytest.raises(Exception, match=f"{NUM_EXPERTS} at 0 is not one of the {NUM_EXPERTS} experts"):
         gpu.add(pending, good)
     assert np.isfinite(gpu.download(good)).all()
+
+
+def test_the_worker_waits_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has none is on the first one, and would take memory there."""
+    names: list[str] = []
+    monkeypatch.setattr(Device, "make_current", lambda _: names.append(threading.current_thread().name))
+    Experts(QuantType.Q8_0)(*rows(1))
+    assert any(name.startswith("stepahead-experts") for name in names)
 
 
 def test_experts_alone_can_stay(experts: Experts) -> None:

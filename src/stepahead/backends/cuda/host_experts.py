@@ -83,7 +83,7 @@ class HostExperts:
             from stepahead.backends.cpu.ops import CpuBackend  # noqa: PLC0415 (most models need none)
 
             self._cpu = CpuBackend(self._threads)
-            self._worker = ThreadPoolExecutor(1, "stepahead-experts")
+            self._worker = ThreadPoolExecutor(1, "stepahead-experts", self._device.make_current)  # it waits for events
         return self._cpu.load_matrix(data, type, shape, layout)
 
     @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from stepahead.backends.cuda.device import Device
+
 MATRIX_SIZE = {"matrix_instr_nonkdim": 16}
 """On AMD: of the instruction that multiplies. Left to itself, Triton takes another one for larger tiles, and a row
 among many might get other bits than among few."""
@@ -45,7 +47,9 @@ class Recording:
 class Launcher:
     """Launches on the current stream of one device; one an instance of the backend."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device | None = None) -> None:
+        """device: None: whichever is current."""
+        self._device = device
         self.num_launches = 0  # so far
         self._recording: Recording | None = None
         self._postpone: Callable[[HostCall], None] | None = None
@@ -71,6 +75,8 @@ class Launcher:
         if self._recording is not None:
             self._recording.launches.append(launch)
         self.num_launches += 1
+        if self._device is not None:
+            self._device.make_current()  # Triton launches there, wherever the tensors are
         launch()
 
     def host_call(self, call: HostCall) -> None:

@@ -83,7 +83,7 @@ class CudaBackend:
         """threads: of the CPU, that read weights and compute experts that stay in its memory. Raises BackendError where
         there is no such GPU."""
         self.device = Device.open(index)
-        self.launch = Launcher()
+        self.launch = Launcher(self.device)
         self.arrays = HostArrays(self.device.torch)
         self.experts = ExpertCounter(self.device.torch)
         self._loader = Loader(self.device, self.launch, resolve_threads(threads))
