@@ -6,6 +6,7 @@ import gc
 import inspect
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -63,7 +64,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
         events.append(f"off {stream.name}")
 
-    pools, numbers = iter("AB"), itertools.count()
+    pools, numbers = iter("ABC"), itertools.count()
     for name, fake in {
         "Stream": lambda device: FakeStream(events, "side"),
         "current_stream": lambda device: FakeStream(events, "main"),
@@ -95,11 +96,58 @@ def test_a_graph_is_captured_beside_the_stream_that_computes_and_then_replayed(e
     assert events[-2:] == ["replay 0", "replay 0"]
 
 
+def pools_of(events: list[str]) -> str:
+    return "".join(event[-1] for event in events if event.startswith("capture "))
+
+
 def test_families_have_memory_of_their_own(events: list[str]) -> None:
     recorder = GraphRecorder(Device.open(), Launcher())
-    for family in (None, 0, None):
-        recorder.record(lambda: None, family)
-    assert [event for event in events if event.startswith("capture ")] == [f"capture from {pool}" for pool in "ABA"]
+    kept = [recorder.record(lambda: None, family) for family in (None, 0, None)]
+    assert pools_of(events) == "ABA"
+    assert kept
+
+
+def test_memory_that_all_graphs_have_gone_from_is_not_captured_into(events: list[str]) -> None:
+    recorder = GraphRecorder(Device.open(), Launcher())
+    first, other = recorder.record(lambda: None, None), recorder.record(lambda: None, None)
+    del first
+    other = recorder.record(lambda: None, None)
+    del other
+    recorder.record(lambda: None, None)
+    assert pools_of(events) == "AAAB"
+
+
+def test_after_a_capture_that_failed_the_next_one_has_memory_of_its_own(events: list[str]) -> None:
+    recorder, runs = GraphRecorder(Device.open(), Launcher()), itertools.count()
+
+    def run() -> None:
+        if next(runs) == WARM_UPS:
+            raise MemoryError
+
+    with pytest.raises(MemoryError) as failed:
+        recorder.record(run, None)
+    recorder.record(lambda: None, None)
+    assert failed.value.__traceback__ is not None  # which keeps the graph that failed
+    assert pools_of(events) == "AB"
+
+
+def test_one_stream_is_captured_at_a_time(events: list[str]) -> None:
+    runs, others = itertools.count(), []
+
+    def run() -> None:
+        if next(runs) == WARM_UPS:
+            other = threading.Thread(
+                target=lambda: others.append(GraphRecorder(Device.open(), Launcher()).record(int, 0))
+            )
+            other.start()
+            other.join(0.2)
+            assert other.is_alive() and "capture from B" not in events
+            running.append(other)
+
+    running: list[threading.Thread] = []
+    GraphRecorder(Device.open(), Launcher()).record(run, None)
+    running[0].join()
+    assert others and events.index("captured") < events.index("capture from B")
 
 
 def halting(launch: Launcher, events: list[str]) -> Callable[[], None]:
@@ -160,6 +208,17 @@ def test_an_error_in_a_capture_ends_it(events: list[str]) -> None:
     assert gc.isenabled()
     launch.host_call(lambda: events.append("now"))
     assert events[-1] == "now"
+
+
+def test_a_kernel_is_launched_on_its_device_whoever_launches(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "make_current", lambda self: events.append("current"))
+    launch = Launcher(Device.open())
+    thread = threading.Thread(target=lambda: launch(FakeKernel(events, "a"), (1,)))
+    thread.start()
+    thread.join()
+    assert events == ["current", "a"]
 
 
 def test_in_the_interpreter_the_host_has_its_turn_between_the_launches(events: list[str]) -> None:

@@ -7,9 +7,11 @@ no arithmetic of torch's, no copies, no numbers that the host decides by.
 """
 
 import gc
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -20,6 +22,10 @@ Result = TypeVar("Result")
 
 WARM_UPS = 2
 """Runs before a graph is captured: the first compiles kernels and loads them, which a capture must not."""
+
+_CAPTURING = threading.Lock()
+"""Of the process. While a stream is captured nobody may wait for its device as a whole, nor capture another one: torch
+has one generator of random numbers a device, which takes part."""
 
 
 class Replay(Protocol):
@@ -63,24 +69,33 @@ class GraphRecorder:
         self._launch = launch
         self._stream = torch.cuda.Stream(device.torch)
         self._pools: dict[Hashable, Any] = {}
+        self._alive: dict[Hashable, WeakSet[Segments]] = {}
 
     def record(self, function: Callable[[], Result], family: Hashable) -> tuple[Replay, Result]:
-        if family not in self._pools:
-            self._pools[family] = torch.cuda.graph_pool_handle()
         computing = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(computing)
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):
                 function()
-        # As `torch.cuda.graph` begins: memory that torch keeps for itself and nobody uses is let go, for the pool.
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
-        segments = Segments(self._launch, self._pools[family])
-        with _without_garbage_collection(), torch.cuda.stream(self._stream), segments.captured():
-            result = function()
+        segments = Segments(self._launch, self._pool(family))
+        with _CAPTURING:
+            # As `torch.cuda.graph` begins: memory that torch keeps for itself and nobody uses is let go, for the pool.
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+            with _without_garbage_collection(), torch.cuda.stream(self._stream), segments.captured():
+                result = function()
+        self._alive[family].add(segments)
         computing.wait_stream(self._stream)
         segments.replay()
         return segments, result
+
+    def _pool(self, family: Hashable) -> Any:
+        """That of the family's graphs, and a new one where none of them is left: torch captures into no pool that all
+        graphs have gone from, be it with their keys and values, or because the first capture has failed."""
+        alive = self._alive.setdefault(family, WeakSet())
+        if not alive:
+            self._pools[family] = torch.cuda.graph_pool_handle()
+        return self._pools[family]
 
 
 class Segments:

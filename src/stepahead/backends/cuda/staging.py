@@ -66,8 +66,10 @@ class Staging:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        if self._slots and not self._device.is_interpreted:
-            torch.cuda.synchronize(self._device.torch)
+        if self._stream is not None:
+            # Of the device there may be other streams, and one that is captured must not be waited for.
+            self._stream.synchronize()
+            torch.cuda.current_stream(self._device.torch).synchronize()
         self._slots = []
 
     def _free_slot(self, nbytes: int) -> _Slot:
