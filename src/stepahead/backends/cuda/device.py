@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from triton import knobs
+from triton.runtime import driver
 
 from stepahead.backends.base import OwnMemory
 from stepahead.errors import BackendError, CapacityError
@@ -54,7 +55,17 @@ class Device:
         place = torch.device("cuda", index)
         device = cls(place, facts.name, isa, arch, facts.multi_processor_count, facts.total_memory)
         device.make_current()
+        device._demand_launches()
         return device
+
+    def _demand_launches(self) -> None:
+        try:
+            driver.active.get_current_target()
+        except Exception as error:  # of whatever kind: what it does first is to build what it launches with
+            raise BackendError(
+                f"device='cuda': Triton cannot launch kernels on {self.name}, for which it needs a C compiler and "
+                f"Python's headers (gcc, python3-dev): {error}; install them, or give device='cpu'"
+            ) from error
 
     def make_current(self) -> None:
         """Of this thread: kernels are launched on the current one."""
@@ -122,7 +133,9 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
     def explained(self: HasDevice, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise self.device.full() from None
+        except RuntimeError as error:  # torch's own, or the driver's, who has none for a kernel or a graph
+            if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+                raise self.device.full() from None
+            raise
 
     return explained
