@@ -28,6 +28,15 @@ def loops(x, y, n, BLOCK: tl.constexpr):
     tl.store(y + places, total)
 
 
+@triton.jit
+def shares(x, y, n, BLOCK: tl.constexpr):
+    rows, places = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for start in range(0, n, BLOCK):
+        total += tl.dot(tl.load(x + start + rows * BLOCK + places), tl.load(x + start + places * BLOCK + rows))
+    tl.store(y + rows * BLOCK + places, total)
+
+
 CASES = (
     CompileCase(
         name="converts",
@@ -61,6 +70,15 @@ CASES = (
         has_wide_loads=True,
         max_lane_operations=(0.1, 512),
         targets=("sm_90",),
+    ),
+    CompileCase(
+        name="shares",
+        kernel=shares,
+        types={"x": "*fp16", "y": "*fp32", "n": "i32"},
+        constexprs={"BLOCK": 128},
+        num_warps=8,
+        num_stages=4,
+        targets=("sm_80",),
     ),
 )
 

@@ -47,6 +47,7 @@ def test_broken_promises_are_found(tmp_path: Path) -> None:
         "times I2F, which is forbidden",
         "no LDGSTS, which is required",
         "lane-operations a unit, at most 0.1",
+        "bytes of shared memory, at most 101376",
     ):
         assert found.count(fault) == 1, found
     assert found.count("in memory instead of registers") == 2, found

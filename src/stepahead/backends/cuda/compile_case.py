@@ -28,6 +28,9 @@ from stepahead.backends.cuda.machine_code import LANES, MachineCode, missing_too
 TARGETS = ("sm_90", "sm_80", "sm_120", "gfx942")
 WIDE_LOADS = r"LDG\.E.*\.128|LDGSTS.*\.128|UTMALDG|UBLKCP"
 TENSOR_CORES = r"[HIQO]G?MMA|UTC\w*MMA|v_mfma_\w+"
+SHARED_NBYTES = {"sm": 99 << 10, "gfx": 64 << 10}
+"""That a program may have: on NVIDIA the least of all kinds from 8.0 on, those of consumers."""
+
 ALIGNED = ["tt.divisibility", 16]
 
 
@@ -120,15 +123,11 @@ def examine(case: CompileCase, target: str) -> Finding:
         return Finding(case.name, target, time.perf_counter() - start, 0, None, None, (fault,))
     code = _code(case, made, target)
     lanes = _lane_operations(case, target, code)
-    return Finding(
-        case.name,
-        target,
-        time.perf_counter() - start,
-        made.metadata.shared,
-        code,
-        lanes,
-        () if code is None else tuple(_faults(case, target, code, lanes)),
-    )
+    shared, limit = made.metadata.shared, SHARED_NBYTES["sm" if target.startswith("sm_") else "gfx"]
+    faults = () if code is None else tuple(_faults(case, target, code, lanes))
+    if shared > limit:
+        faults += (f"{shared} bytes of shared memory, at most {limit}",)
+    return Finding(case.name, target, time.perf_counter() - start, shared, code, lanes, faults)
 
 
 def examine_all(parts: Iterable[str], processes: int) -> list[Finding]:
