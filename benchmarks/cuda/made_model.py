@@ -21,8 +21,10 @@ from stepahead.backends.cuda.kernels.gather_rows import gather_rows
 from stepahead.backends.cuda.kernels.rope_table import RopeTable
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.ops import CudaBackend
+from stepahead.backends.cuda.replayed_model import ReplayedModel
 from stepahead.backends.cuda.routing import Routing
 from stepahead.backends.cuda.rows import Rows
+from stepahead.engine.cycle_queue import CycleQueue
 from stepahead.engine.engine import Engine
 from stepahead.engine.runner import ModelRunner
 from stepahead.engine.sampler import Sampler
@@ -30,6 +32,9 @@ from stepahead.engine.scheduler import Scheduler
 from stepahead.gguf import QuantType, TensorInfo, TypedValue
 from stepahead.gguf.metadata import MetadataReader
 from stepahead.models.step35 import Step35
+from stepahead.speculative.arbiter import Arbiter
+from stepahead.speculative.cost import CostSeed
+from stepahead.speculative.cycle_planner import CyclePlanner
 from stepahead.speculative.mtp import MtpProposer
 
 STEP = replace(PRESETS["mid288"], name="step", num_trunk=45, dense_lead=3)
@@ -131,18 +136,19 @@ class MadeModel:
         return len(recording.launches)
 
     def engine(self, context: int, chunk_tokens: int, is_replayed: bool) -> Engine:
-        """For one sequence, with drafts as long as each request asks for."""
-        model: Any = self.model
-        if is_replayed:
-            from stepahead.backends.cuda.replayed_model import ReplayedModel  # noqa: PLC0415
-
-            model = ReplayedModel(self.model, self.backend)
+        """For one sequence, with drafts as long as each request asks for; replayed, it runs cycles ahead of the host,
+        as LLM's does. What was recorded for it has the experts and heads that were wanted when it was made."""
+        model: Any = ReplayedModel(self.model, self.backend) if is_replayed else self.model
         backend: Any = self.backend
         runner = ModelRunner.create(model, backend, KV_TYPE, context, 1, chunk_tokens, cache_nbytes=0)
         sampler = Sampler(backend.token_words)
-        proposer = MtpProposer(runner, sampler)
-        scheduler = Scheduler(runner.kv_cache, 1, chunk_tokens, proposer.forget)
-        return Engine(runner, scheduler, proposer, sampler)
+        mtp = MtpProposer(runner, sampler)
+        arbiter = Arbiter(mtp, _no_prices, runner)
+        scheduler = Scheduler(runner.kv_cache, 1, chunk_tokens, arbiter.forget)
+        cycles = None
+        if runner.cycles is not None:
+            cycles = CycleQueue(runner.cycles, CyclePlanner(arbiter, mtp), scheduler, runner.metrics)
+        return Engine(runner, scheduler, arbiter, sampler, cycles=cycles)
 
 
 def made_model(bench: Any) -> MadeModel:
@@ -156,6 +162,10 @@ def made_model(bench: Any) -> MadeModel:
 
 SPARE_BYTES = 7 << 30
 """For keys and values, a prompt's rows, graphs, and matrices of other parts."""
+
+
+def _no_prices() -> CostSeed:
+    raise AssertionError("drafts of a fixed length have no price")
 
 
 def _fitting(whole: Shape, room: float) -> Shape:

@@ -1,6 +1,8 @@
 """M4: decoding with Step's layers and random weights, plain and with three heads, beside the bytes that are read."""
 
-import importlib.util
+import contextlib
+import enum
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,22 +10,31 @@ import torch
 
 from benchmarks.cuda.bench import Bench
 from benchmarks.cuda.byte_bounds import SLIM_COLUMNS, cycle_nbytes, head_nbytes, matrix_nbytes, tokens_per_cycle
-from benchmarks.cuda.decoding import Cycle, measured, request, running, text
+from benchmarks.cuda.decoding import Cycle, Steps, by_host, measured, request, running, text
 from benchmarks.cuda.made_model import MadeModel, made_model
+from stepahead.engine.engine import Engine
 from stepahead.engine.teacher import trunk_logits
 
 RATES = (0.80, 0.60, 0.45)
 """Share of drafts whose first 1, 2, 3 tokens are right."""
-PROMPT, WARM_STEPS, STEPS, TEXT = 3800, 24, 48, 24  # within 64 blocks of keys, for which passes are recorded
+PROMPT, TEXT, SHORT_TEXT = 3800, 32, 8
+STEPS, EAGER_STEPS, TOY_STEPS = Steps(24, 48, 6), Steps(3, 12, 3), Steps(1, 1, 0)
 CHUNK = 2048
 LOGIT_CHUNKS, MAX_REPLAYED = (96, 33, 16, 4, 3, 1), 16
 PROFILED_STEPS, LISTED_KERNELS = 4, 24
-REPLAY = "stepahead.backends.cuda.replayed_model"
+
+
+class Way(enum.Enum):
+    """How a step comes to run on the device; the best one first."""
+
+    CYCLES = "cycles"  # the device is a cycle ahead of the host
+    HOST = "replayed by the host"  # one pass after the other, and its tokens are waited for
+    EAGER = "eager"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    is_replayed: bool
+    way: Way
     is_shared: bool = False
     depth: int = 0
     is_slim: bool = False
@@ -32,7 +43,12 @@ class Setting:
     def name(self) -> str:
         drafts = f"depth {self.depth}{', slim heads' if self.is_slim else ''}" if self.depth else "plain"
         experts = "a third shared" if self.is_shared else "random experts"
-        return f"{drafts}, {experts}, {'replayed' if self.is_replayed else 'eager'}"
+        return f"{drafts}, {experts}, {self.way.value}"
+
+    @property
+    def model(self) -> tuple[bool, bool, bool]:
+        """Settings with the same can have one engine."""
+        return self.way is not Way.EAGER, self.is_shared, self.is_slim
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +64,22 @@ class Outcome:
 
 def measure(bench: Bench) -> None:
     made = made_model(bench)
-    is_replayed = importlib.util.find_spec(REPLAY) is not None
     layers = f"{made.shape.num_trunk} of {made.whole.num_trunk} layers"
-    mode = "replayed, then eager" if is_replayed else "eager only"
-    bench.report("M4", "model", layers=layers, gb=made.nbytes / 1e9, passes=mode)
+    bench.report("M4", "model", layers=layers, gb=made.nbytes / 1e9)
     made.share_experts(False)
-    _same_logits(bench, made, is_replayed)
-    if not bench.is_toy:
-        _same_texts(bench, made, is_replayed)
+    _same_logits(bench, made)
+    if not bench.is_toy and bench.has_time("M4", "texts"):
+        _same_texts(bench, made)
     outcomes: dict[Setting, Outcome] = {}
-    for setting in _settings(bench, is_replayed):
-        if bench.has_time("M4", setting.name):
-            outcomes[setting] = _outcome(bench, made, setting)
-    _judge(bench, outcomes, is_replayed)
+    for _, settings in itertools.groupby(_settings(bench), key=lambda setting: setting.model):
+        outcomes |= _outcomes(bench, made, list(settings))
+        bench.free_memory()
+    _judge(bench, outcomes)
     made.share_experts(False)
     made.slim_heads(False)
     for depth in (0,) if bench.is_toy else (0, len(RATES)):
         if bench.has_time("M4", "launches"):
-            _count_launches(bench, made, depth, outcomes.get(Setting(is_replayed, depth=depth)))
+            _count_launches(bench, made, depth, outcomes.get(Setting(Way.CYCLES, depth=depth)))
     if not bench.is_toy and bench.has_time("M4", "kernels"):
         try:
             _list_kernels(bench, made)
@@ -73,14 +87,16 @@ def measure(bench: Bench) -> None:
             bench.report("M4", "kernels", skipped=f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
 
-def _settings(bench: Bench, is_replayed: bool) -> list[Setting]:
-    """What targets ask for comes first."""
+def _settings(bench: Bench) -> list[Setting]:
+    """What targets ask for comes first, but that the host's steps have what was recorded for random experts."""
     if bench.is_toy:
-        return [Setting(is_replayed, True, 2)]
-    depths = range(len(RATES) + 1)
-    found = [Setting(is_replayed, is_shared, depth) for is_shared in (False, True) for depth in depths]
-    found += [Setting(is_replayed, is_shared, len(RATES), is_slim=True) for is_shared in (False, True)]
-    return [*found, Setting(False), Setting(False, False, len(RATES))] if is_replayed else found
+        return [Setting(Way.CYCLES, True, 1)]
+    depths, most = range(len(RATES) + 1), len(RATES)
+    found = [Setting(Way.CYCLES, False, depth) for depth in depths]
+    found += [Setting(Way.HOST, False, depth) for depth in (0, most)]
+    found += [Setting(Way.CYCLES, True, depth) for depth in depths]
+    found += [Setting(Way.CYCLES, is_shared, most, is_slim=True) for is_shared in (False, True)]
+    return [*found, *(Setting(Way.EAGER, False, depth) for depth in (0, most))]
 
 
 def _prompt(bench: Bench, made: MadeModel, seed: int) -> list[int]:
@@ -88,25 +104,49 @@ def _prompt(bench: Bench, made: MadeModel, seed: int) -> list[int]:
     return [int(number) for number in ids]
 
 
-def _outcome(bench: Bench, made: MadeModel, setting: Setting) -> Outcome:
-    made.share_experts(setting.is_shared)
-    made.slim_heads(setting.is_slim)
-    warm, steps = (0, 1) if bench.is_toy else (WARM_STEPS, STEPS)
-    num_tokens = (warm + steps + 12) * (setting.depth + 1) + 8
+def _outcomes(bench: Bench, made: MadeModel, settings: list[Setting]) -> dict[Setting, Outcome]:
+    """Of settings that have one engine: what was recorded for one of them, others replay too."""
+    first = settings[0]
+    if not bench.has_time("M4", f"{first.name} and {len(settings) - 1} more"):
+        return {}
+    made.share_experts(first.is_shared)
+    made.slim_heads(first.is_slim)
     prompt = _prompt(bench, made, 1)
-    engine = made.engine(len(prompt) + num_tokens + 16, 8 if bench.is_toy else CHUNK, setting.is_replayed)
-    asked = request(prompt, num_tokens, setting.depth, RATES, made.shape.vocab)
-    cycle = measured(engine, asked, warm, steps, made.num_expert_layers)
-    del engine
-    bench.free_memory()
+    context = len(prompt) + max(_num_tokens(bench, setting) for setting in settings) + 16
+    engine = made.engine(context, 8 if bench.is_toy else CHUNK, first.way is not Way.EAGER)
+    return {
+        setting: _outcome(bench, made, engine, setting, prompt)
+        for setting in settings
+        if bench.has_time("M4", setting.name)
+    }
+
+
+def _outcome(bench: Bench, made: MadeModel, engine: Engine, setting: Setting, prompt: list[int]) -> Outcome:
+    asked = request(prompt, _num_tokens(bench, setting), setting.depth, RATES, made.shape.vocab)
+    with contextlib.nullcontext() if setting.way is Way.CYCLES else by_host(engine):
+        cycle = measured(engine, asked, _steps(bench, setting), made.num_expert_layers)
     outcome = _judged(bench, made, setting, cycle)
-    facts = {} if cycle.hidden_share is None else {"host_share": cycle.hidden_share}
+    facts: dict[str, float] = {}
+    if cycle.device_seconds is not None and cycle.between_seconds is not None:
+        facts = {
+            "host_share": cycle.unhidden_share or 0.0,
+            "graphs_ms": 1e3 * cycle.device_seconds,
+            "between_graphs_ms": 1e3 * cycle.between_seconds,
+        }
     bench.report(
         "M4", setting.name, ms=1e3 * cycle.seconds, experts_a_layer=cycle.experts, tokens_s=outcome.rate,
         bound_tokens_s=outcome.bound, share_of_bound=outcome.share, all_layers_tokens_s=outcome.whole_rate,
-        warming_up_s=cycle.warming_up, **facts,
+        ran_ahead=cycle.ahead, host_busy_ms=1e3 * cycle.host_seconds, **facts, warming_up_s=cycle.warming_up,
     )  # fmt: skip
     return outcome
+
+
+def _steps(bench: Bench, setting: Setting) -> Steps:
+    return TOY_STEPS if bench.is_toy else EAGER_STEPS if setting.way is Way.EAGER else STEPS
+
+
+def _num_tokens(bench: Bench, setting: Setting) -> int:
+    return _steps(bench, setting).total * (setting.depth + 1) + 8
 
 
 def _judged(bench: Bench, made: MadeModel, setting: Setting, cycle: Cycle) -> Outcome:
@@ -124,10 +164,11 @@ def _judged(bench: Bench, made: MadeModel, setting: Setting, cycle: Cycle) -> Ou
     return Outcome(tokens / cycle.seconds, tokens / bound, tokens / whole_seconds, bound / cycle.seconds, cycle)
 
 
-def _judge(bench: Bench, outcomes: dict[Setting, Outcome], is_replayed: bool) -> None:
-    """Targets, of replayed passes where there are such."""
+def _judge(bench: Bench, outcomes: dict[Setting, Outcome]) -> None:
+    """Targets, of the best way that was measured."""
+    best_way = next((way for way in Way if any(setting.way is way for setting in outcomes)), None)
     for is_shared in (False, True):
-        mine = {s: o for s, o in outcomes.items() if s.is_replayed == is_replayed and s.is_shared == is_shared}
+        mine = {s: o for s, o in outcomes.items() if s.way is best_way and s.is_shared == is_shared}
         kind = "shared" if is_shared else "random"
         plain = next((outcome for setting, outcome in mine.items() if not setting.depth), None)
         if plain is not None and not is_shared:
@@ -142,8 +183,8 @@ def _judge(bench: Bench, outcomes: dict[Setting, Outcome], is_replayed: bool) ->
         bench.report("M4", f"÷ plain, {kind}, bound", target=f"ratio bound {kind}", value=outcome.bound / plain.bound)
         if is_shared:
             bench.report("M4", "tokens/s, all layers", target="speed shared", value=outcome.whole_rate)
-        if outcome.cycle.hidden_share is not None:
-            bench.report("M4", f"host, {kind}", target="host", value=outcome.cycle.hidden_share)
+        if outcome.cycle.unhidden_share is not None:
+            bench.report("M4", f"host, {kind}", target="host", value=outcome.cycle.unhidden_share)
 
 
 def _count_launches(bench: Bench, made: MadeModel, depth: int, outcome: Outcome | None) -> None:
@@ -176,33 +217,46 @@ def _list_kernels(bench: Bench, made: MadeModel) -> None:
         bench.report("M4", f"kernel {kernel.key[:60]}", launches_a_step=count, us_a_step=us)
 
 
-def _same_logits(bench: Bench, made: MadeModel, is_replayed: bool) -> None:
+def _same_logits(bench: Bench, made: MadeModel) -> None:
     """Of one prompt, cut into chunks of several sizes: few rows, blocks of them, and few rows replayed."""
     ids = _prompt(bench, made, 5)[: LOGIT_CHUNKS[0]]
     first: np.ndarray | None = None
-    for chunk in (len(ids), 1) if bench.is_toy else LOGIT_CHUNKS:
-        for replayed in (False, True) if is_replayed and chunk <= MAX_REPLAYED and not bench.is_toy else (False,):
-            name = f"logits, {chunk} rows a pass, {'replayed' if replayed else 'eager'}"
-            if not bench.has_time("M4", name):
-                return
-            engine = made.engine(len(ids) + 64, max(chunk, 8), replayed)
+    for is_replayed in (False,) if bench.is_toy else (False, True):
+        engine = made.engine(len(ids) + 64, LOGIT_CHUNKS[0], is_replayed)
+        for chunk in (len(ids), 1) if bench.is_toy else LOGIT_CHUNKS:
+            name = f"logits, {chunk} rows a pass, {'replayed' if is_replayed else 'eager'}"
+            if (is_replayed and chunk > MAX_REPLAYED) or not bench.has_time("M4", name):
+                continue
             logits = np.concatenate([part.copy() for part in trunk_logits(engine.runner, ids, chunk)])
             first = logits if first is None else first
             rows = int((logits.view(np.uint32) != first.view(np.uint32)).any(axis=1).sum())
             bench.report("M4", name, differing_rows=rows, finite=bool(np.isfinite(logits).all()), target="bits",
                          value=float(rows))  # fmt: skip
+        del engine
+        bench.free_memory()
 
 
-def _same_texts(bench: Bench, made: MadeModel, is_replayed: bool) -> None:
-    """With drafts and without, replayed and not, the model writes one text."""
-    prompt = _prompt(bench, made, 2)[:300]
+def _same_texts(bench: Bench, made: MadeModel) -> None:
+    """At every depth, ahead of the host, by the host and launched one by one, the model writes one text; greedily, and
+    with a seed."""
+    prompt, vocab, depths = _prompt(bench, made, 2)[:300], made.shape.vocab, range(len(RATES) + 1)
     texts: dict[str, list[int]] = {}
-    for replayed in (False, True) if is_replayed else (False,):
-        for depth in (0, len(RATES)):
-            engine = made.engine(len(prompt) + TEXT + 16, CHUNK, replayed)
-            name = f"depth {depth}, {'replayed' if replayed else 'eager'}"
-            texts[name] = text(engine, prompt, TEXT, depth, made.shape.vocab)
-    first = next(iter(texts.values()))
-    others = [name for name, ids in texts.items() if ids != first]
-    bench.report("M4", "texts that differ from plain, eager", names=", ".join(others) or "none", target="bits",
-                 value=float(len(others)))  # fmt: skip
+    engine = made.engine(len(prompt) + TEXT + 16, CHUNK, is_replayed=True)
+    for temperature in (0.0, 0.8):
+        kind, num_ahead = f"temperature {temperature:g}", 0
+        for depth in depths:
+            name = f"{kind}, depth {depth}"
+            texts[f"{name}, cycles"], ahead = text(engine, prompt, TEXT, depth, vocab, temperature)
+            num_ahead += ahead
+            with by_host(engine):
+                texts[f"{name}, replayed"], _ = text(engine, prompt, TEXT, depth, vocab, temperature)
+        first = texts[f"{kind}, depth 0, replayed"]
+        others = [name for name, ids in texts.items() if name.startswith(kind) and ids != first]
+        bench.report("M4", f"texts that differ, {kind}", names=", ".join(others) or "none", ran_ahead=num_ahead,
+                     target="bits", value=float(len(others)))  # fmt: skip
+    del engine
+    bench.free_memory()
+    engine = made.engine(len(prompt) + TEXT + 16, CHUNK, is_replayed=False)
+    eager = [text(engine, prompt, SHORT_TEXT, depth, vocab)[0] for depth in (0, len(RATES))]
+    same = sum(ids == texts["temperature 0, depth 0, cycles"][:SHORT_TEXT] for ids in eager)
+    bench.report("M4", "texts that differ, eager", target="bits", value=float(len(eager) - same))

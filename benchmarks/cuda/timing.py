@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from stepahead.backends.cuda.replay import Replay
+
 Call = Callable[[], object]
 
 ROUNDS = 7
@@ -59,7 +61,7 @@ class Timer:
         self.preparing += time.perf_counter() - started
 
 
-def replay_seconds(graphs: Sequence[torch.cuda.CUDAGraph]) -> float:
+def replay_seconds(graphs: Sequence[Replay]) -> float:
     """Of graphs one after the other. They run twice: while they do so the first time, the host gets ahead."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for graph in graphs:

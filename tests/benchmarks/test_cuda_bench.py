@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,17 +13,18 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined:
 
 pytest.importorskip("triton")
 
-from benchmarks.cuda import byte_bounds, report, targets
+from benchmarks.cuda import byte_bounds, decoding, report, targets
 from benchmarks.cuda.__main__ import main
 from benchmarks.cuda.byte_bounds import cycle_nbytes, distinct_experts, head_nbytes, layer_nbytes, step_nbytes
 from benchmarks.cuda.decoding import Cycle
 from benchmarks.cuda.made_model import STEP
 from benchmarks.cuda.made_weights import made_matrix
 from benchmarks.cuda.sliding import SlidingSet
-from benchmarks.cuda.steps import RATES, Outcome, Setting, _judge
+from benchmarks.cuda.steps import RATES, Outcome, Setting, Way, _judge
 from stepahead.backends.cuda.formats.fields import values
 from stepahead.backends.cuda.formats.format import FORMATS, LEVELS
 from stepahead.backends.cuda.formats.pack import unpack
+from stepahead.backends.cuda.replay import Segments
 from stepahead.gguf import QuantType
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, on what is masked
@@ -119,6 +121,15 @@ def test_a_run_that_was_cut_off_can_be_read(tmp_path: Path) -> None:
     assert report.read(path) == [{"part": "M0", "case": "a"}]
 
 
+def test_a_table_of_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, (key, value) in zip(paths, (("experts", 0.7), ("prompt", 0.3)), strict=True):
+        path.write_text(json.dumps({"part": "M3", "case": "a", "target": key, "value": value}) + "\n")
+    assert main(["--table", *map(str, paths)]) == 0
+    told = capsys.readouterr().out
+    assert "| 0.7 | yes |" in told and "| 0.3 | yes |" in told
+
+
 def test_targets_are_judged_by_the_best_depth() -> None:
     told: list[dict] = []
 
@@ -127,21 +138,80 @@ def test_targets_are_judged_by_the_best_depth() -> None:
             told.append({"case": case, **facts})
 
     def outcome(rate: float, bound: float) -> Outcome:
-        return Outcome(rate, bound, 2 * rate, rate / bound, Cycle(1 / rate, 8.0, 4096, 0.96 / rate, 0.0))
+        cycle = Cycle(1 / rate, 8.0, 4096, warming_up=0.0, device_seconds=0.96 / rate)
+        return Outcome(rate, bound, 2 * rate, rate / bound, cycle)
 
     outcomes = {}
     for is_shared in (False, True):
-        outcomes[Setting(True, is_shared)] = outcome(250.0, 400.0)
-        outcomes[Setting(True, is_shared, 2)] = outcome(350.0, 500.0)
-        outcomes[Setting(True, is_shared, 3)] = outcome(340.0, 600.0)
-    outcomes[Setting(False)] = outcome(50.0, 400.0)
-    _judge(Bench(), outcomes, is_replayed=True)
+        outcomes[Setting(Way.CYCLES, is_shared)] = outcome(250.0, 400.0)
+        outcomes[Setting(Way.CYCLES, is_shared, 2)] = outcome(350.0, 500.0)
+        outcomes[Setting(Way.CYCLES, is_shared, 3)] = outcome(340.0, 600.0)
+        outcomes[Setting(Way.HOST, is_shared, 3)] = outcome(360.0, 500.0)
+    outcomes[Setting(Way.EAGER)] = outcome(50.0, 400.0)
+    _judge(Bench(), outcomes)
     found = {line["target"]: line["value"] for line in told}
     assert found["plain"] == pytest.approx(0.625)
     assert found["cycle"] == pytest.approx(0.7)
     assert (found["ratio random"], found["ratio bound shared"]) == (pytest.approx(1.4), pytest.approx(1.25))
     assert found["speed shared"] == pytest.approx(700.0)
     assert found["host"] == pytest.approx(0.04)
+
+
+# --- what the device does of a step ---
+class Event:
+    """Of a device that the test moves on: a graph takes 5 ms, and there is 1 ms between two."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def elapsed_time(self, end: "Event") -> float:
+        return end.at - self.at
+
+
+def run_graph() -> None:
+    Event.now += 5.0
+
+
+class Stepping:
+    """An engine whose cycles are recorded, and grow by three positions."""
+
+    cycles = object()
+
+    def __init__(self, passes_a_step: int) -> None:
+        self.kv = SimpleNamespace(num_claimed=34)
+        self.request = SimpleNamespace(depth=3)
+        self._passes = [Segments(None, None) for _ in range(passes_a_step)]
+        for segments in self._passes:
+            segments._steps.append(run_graph)
+
+    def step(self) -> None:
+        self.kv.num_claimed += 3
+        for segments in self._passes:
+            Event.now += 1.0
+            segments.replay()
+
+
+@pytest.mark.parametrize("passes_a_step", [1, 4])
+def test_times_of_the_device_are_told_apart(monkeypatch: pytest.MonkeyPatch, passes_a_step: int) -> None:
+    import torch
+
+    replayed: list[list[Segments]] = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(decoding, "replay_seconds", lambda graphs: replayed.append(graphs) or 0.0045)
+    engine = Stepping(passes_a_step)
+    device, between = decoding._on_device(engine, engine)
+    assert device == 0.0045
+    assert between == pytest.approx(passes_a_step * 1e-3)
+    assert replayed == [engine._passes], "of the last step alone"
+    # Behind the steps that are noted, at 58, it is the first one whose next two cycles find their blocks.
+    assert 34 + 3 * decoding.NOTED_STEPS == 58
+    assert engine.kv.num_claimed == 67
 
 
 # --- the script ---
@@ -155,6 +225,7 @@ def test_every_part_runs_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureF
     assert status == 0
     assert [record["part"] for record in records if record["case"] == "done"] == parts
     assert all("value" not in record for record in records), "a toy run measures nothing"
+    assert [record["ran_ahead"] for record in records if "ran_ahead" in record] == [1.0]
     assert "not measured" in capsys.readouterr().out
     assert main(["--table", str(out)]) == 0
 
