@@ -81,6 +81,6 @@ def _calls(bench: Bench, matrices: list[CudaMatrix], num_rows: int) -> list[Call
     x = bench.rows(num_rows, matrices[0].shape[1])
 
     def call(matrix: CudaMatrix) -> Call:
-        return lambda: bench.backend.linear(x, matrix)
+        return lambda: bench.backend.linear(x, matrix).values
 
     return [call(matrix) for matrix in matrices]

@@ -32,17 +32,17 @@ class Held:
 
 class DeviceRows:
     """values: None for a sum that nobody has looked at yet; it keeps its terms. half: as products read them.
-    of_experts: a sum that may be a term of another, and is added up with it."""
+    is_open: a sum that may be a term of another, and is added up with it."""
 
-    __slots__ = ("half", "of_experts", "shape", "terms", "values")
+    __slots__ = ("half", "is_open", "shape", "terms", "values")
 
     def __init__(
-        self, shape: tuple[int, int], values: Held | None, terms: tuple[object, ...] = (), of_experts: bool = False
+        self, shape: tuple[int, int], values: Held | None, terms: tuple[object, ...] = (), is_open: bool = False
     ) -> None:
         self.shape = shape
         self.values = values
         self.terms = terms
-        self.of_experts = of_experts
+        self.is_open = is_open
         self.half: tuple[Held, Held] | None = None
 
 
@@ -83,7 +83,7 @@ class DeviceMeter(MeterBase):
         return made
 
     def add(self, x: DeviceRows, y: DeviceRows) -> DeviceRows:
-        is_waiting = y.of_experts and y.values is None
+        is_waiting = y.is_open and y.values is None
         return DeviceRows(x.shape, None, (self.values(x), *(y.terms if is_waiting else (self.values(y),))))
 
     def concat(self, x: DeviceRows, y: DeviceRows) -> DeviceRows:
@@ -107,10 +107,9 @@ class DeviceMeter(MeterBase):
                 made[place] = self._rows(num_rows, num_out)
             elif matrix.type.block_size == 1:
                 self._half(x)
-                made[place] = self._rows_of_parts(num_rows, num_out, num_float_splits(num_out, num_in))
+                made[place] = self._rows_of_parts(x, num_out, num_float_splits(num_out, num_in))
             elif num_splits(num_out, -(-num_in // BLOCK)) > 1:
-                made[place] = self._rows_of_parts(num_rows, num_out, num_splits(num_out, -(-num_in // BLOCK)))
-                self._half(x)
+                made[place] = self._rows_of_parts(x, num_out, num_splits(num_out, -(-num_in // BLOCK)))
             else:
                 groups.setdefault(matrix.type, []).append(place)
         for places in groups.values():
@@ -174,11 +173,10 @@ class DeviceMeter(MeterBase):
         outputs = self._routed(x, routing, gate, up, down, has_shared=rides)
         shape, terms = (x.shape[0], down.shape[1]), (outputs, routing)
         if shared is None or rides:
-            return DeviceRows(shape, None, terms, of_experts=True)
+            return DeviceRows(shape, None, terms, is_open=True)
         g, u = self.linear_many(x, (shared.gate, shared.up))
-        return DeviceRows(
-            shape, None, (*terms, self.linear(self.swiglu(g, u, shared.limit), shared.down)), of_experts=True
-        )
+        apart = self.values(self.linear(self.swiglu(g, u, shared.limit), shared.down))
+        return DeviceRows(shape, None, (*terms, apart), is_open=True)
 
     def _routed(
         self, x: DeviceRows, routing: "DeviceRouting", gate: MeterMatrix, up: MeterMatrix, down: MeterMatrix,
@@ -214,13 +212,16 @@ class DeviceMeter(MeterBase):
         self.num_launches += launches
         return DeviceRows((num_rows, width), self.held(4 * num_rows * width))
 
-    def _rows_of_parts(self, num_rows: int, num_out: int, splits: int) -> DeviceRows:
-        """Of few rows, parts of K are added by another launch."""
-        made = self._rows(num_rows, num_out)
-        if splits > 1 and num_rows <= FEW_ROWS:
-            self.held(4 * splits * num_rows * num_out)  # and given back
-            self.num_launches += 1
-        return made
+    def _rows_of_parts(self, x: DeviceRows, num_out: int, splits: int) -> DeviceRows:
+        """Of few rows, parts of K are left to be added."""
+        num_rows = x.shape[0]
+        if splits == 1 or num_rows > FEW_ROWS:
+            made = self._rows(num_rows, num_out)
+            self._half(x)
+            return made
+        parts = self._rows(num_rows * splits, num_out)
+        self._half(x)
+        return DeviceRows((num_rows, num_out), None, (parts, x.half), is_open=True)
 
     def values(self, x: DeviceRows) -> Held:
         if x.values is None:

@@ -53,6 +53,14 @@ def test_broken_promises_are_found(tmp_path: Path) -> None:
     assert found.count("in memory instead of registers") == 2, found
 
 
+def test_all_norms_add_squares_in_one_order(tmp_path: Path) -> None:
+    """Those of a row, of a sum, of the parts of a product and of experts: the layout decides the order."""
+    done = compiled([str(Path(__file__).with_name("norm_layouts.py"))], tmp_path)
+    lines = [line.split("; ") for line in done.stdout.splitlines()]
+    assert len(lines) == 4, done.stdout + done.stderr
+    assert all(len(fields) == 4 for fields in lines), done.stdout
+
+
 def test_the_interpreter_compiles_nothing() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-m", PROGRAM]

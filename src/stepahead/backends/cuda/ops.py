@@ -63,8 +63,9 @@ from stepahead.backends.cuda.rows import Rows
 from stepahead.backends.cuda.running_sums import RunningSums
 from stepahead.backends.cuda.sampling import SampledRows as ChosenRows
 from stepahead.backends.cuda.sampling import SampleInputs
+from stepahead.backends.cuda.split_sums import SplitSums
 from stepahead.backends.cuda.static_arrays import StaticArrays
-from stepahead.backends.cuda.sums import ExpertSums, SumRows
+from stepahead.backends.cuda.sums import SumRows
 from stepahead.backends.reference.philox import token_words
 from stepahead.errors import BackendError, ConfigError
 from stepahead.gguf.quants import QuantType
@@ -210,7 +211,7 @@ class CudaBackend:
 
     def add(self, x: Rows, y: Rows) -> Rows:
         demand_same("add", x, y)
-        return SumRows(self.launch, x, y)
+        return SumRows.of(self.launch, x, y)
 
     def concat(self, x: Rows, y: Rows) -> Rows:
         demand(x.shape[0] == y.shape[0], f"concat: {x.shape} and {y.shape}; both need as many rows")
@@ -242,7 +243,8 @@ class CudaBackend:
                 len(matrix.shape) == 2 and x.shape[1] == matrix.shape[1],
                 f"linear: x {x.shape} against a matrix of shape {matrix.shape}",
             )
-        return tuple(Rows(y) for y in linear_many(self.launch, x, matrices))
+        made = linear_many(self.launch, x, matrices)
+        return tuple(SumRows(self.launch, None, y) if isinstance(y, SplitSums) else Rows(y) for y in made)
 
     # --- attention ---
 
@@ -340,13 +342,13 @@ class CudaBackend:
         )
         on_host = not isinstance(gate, CudaMatrix)
         if not on_host and (shared is None or rides_along(shared, gate, up, down)):
-            return ExpertSums(self.launch, moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
+            return SumRows(self.launch, None, moe_ffn(self.launch, x, routing, gate, up, down, limit, shared))
         if on_host:
             routed: Rows = self.host_experts.moe_ffn(x, routing, gate, up, down, limit)
             return routed if shared is None else self.add(routed, self._shared(x, shared))
         assert shared is not None
         experts = moe_ffn(self.launch, x, routing, gate, up, down, limit)
-        return ExpertSums(self.launch, replace(experts, shared=self._shared(x, shared).values))
+        return SumRows(self.launch, None, replace(experts, shared=self._shared(x, shared).values))
 
     def _shared(self, x: Rows, shared: SharedExpert) -> Rows:
         """Of an expert apart."""

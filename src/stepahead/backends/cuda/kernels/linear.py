@@ -17,6 +17,7 @@ from stepahead.backends.cuda.kernels.weight_tile import product
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import HalfRows, Rows
+from stepahead.backends.cuda.split_sums import SplitSums
 from stepahead.backends.cuda.splits import num_splits
 from stepahead.gguf.quants import QuantType
 
@@ -29,12 +30,13 @@ ALIGNMENT = 64  # floats, of what a launch makes of each matrix
 
 def linear(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor:
     """x W^T: (num_rows, in) times (out, in) -> (num_rows, out) float32."""
-    return linear_many(launch, x, (matrix,))[0]
+    y = linear_many(launch, x, (matrix,))[0]
+    return sum_splits(launch, y) if isinstance(y, SplitSums) else y
 
 
-def linear_many(launch: Launcher, x: Rows, matrices: Sequence[CudaMatrix]) -> tuple[torch.Tensor, ...]:
-    """Several `linear`, with the same bits, in as few launches as their types allow."""
-    results: dict[int, torch.Tensor] = {}
+def linear_many(launch: Launcher, x: Rows, matrices: Sequence[CudaMatrix]) -> tuple[torch.Tensor | SplitSums, ...]:
+    """Several `linear`, with the same bits, in as few launches as their types allow; sums may be left to be made."""
+    results: dict[int, torch.Tensor | SplitSums] = {}
     groups: dict[Format, list[int]] = {}
     for place, matrix in enumerate(matrices):
         assert len(matrix.shape) == 2 and matrix.shape[1] == x.shape[1], (matrix.shape, x.shape)
@@ -69,19 +71,17 @@ def _linear_together(launch: Launcher, x: Rows, matrices: list[CudaMatrix]) -> l
     return [y[at : at + num_rows * out].view(num_rows, out) for at, out in zip(starts, outs, strict=True)]
 
 
-def _linear_split(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor:
-    """Parts of K by programs of their own, where rows are few; then their sum, in order."""
+def _linear_split(launch: Launcher, x: Rows, matrix: CudaMatrix) -> torch.Tensor | SplitSums:
+    """Parts of K by programs of their own, where rows are few."""
     num_rows, num_out, form = x.shape[0], matrix.num_out, matrix.format
     assert form is not None
     splits, is_few = num_splits(num_out, matrix.num_blocks), num_rows <= FEW_ROWS
     config = linear_config(form, num_out, is_few or not matrix.has_wide_tiles, True, arch_of(x.values.device))
-    y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.values.device)
+    shape = (splits, num_rows, num_out) if is_few else (num_rows, num_out)
+    y = torch.empty(shape, dtype=torch.float32, device=x.values.device)
     grid = triton.cdiv(num_rows, config.rows), triton.cdiv(num_out, config.outs), splits if is_few else 1
-    parts = torch.empty((splits, num_rows, num_out), dtype=torch.float32, device=y.device) if is_few else y
-    _launch(launch, x, [matrix], parts, config, splits, is_few, grid)
-    if is_few:
-        sum_splits(launch, parts, _half(launch, x).exponents, y)
-    return y
+    _launch(launch, x, [matrix], y, config, splits, is_few, grid)
+    return SplitSums(y, _half(launch, x).exponents) if is_few else y
 
 
 def _half(launch: Launcher, x: Rows) -> HalfRows:

@@ -11,31 +11,31 @@ import triton.language as tl
 from stepahead.backends.cuda.compile_case import CompileCase
 from stepahead.backends.cuda.configs import FEW_ROWS, LinearConfig, arch_of, halves_config
 from stepahead.backends.cuda.device import INTERPRETED
-from stepahead.backends.cuda.kernels.sum_splits import sum_splits
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
 from stepahead.backends.cuda.rows import HalfRows
+from stepahead.backends.cuda.split_sums import SplitSums
 from stepahead.backends.cuda.splits import num_float_splits
 
 CHUNK = 64
 """Inputs whose products are added apart: a matrix unit rounds worse than a sum of two numbers."""
 
 
-def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, matrix: CudaMatrix) -> torch.Tensor:
+def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, matrix: CudaMatrix) -> torch.Tensor | SplitSums:
     """x (num_rows, in) float32, half: of the same rows; matrix (out, in) of F16 or BF16 -> (num_rows, out)."""
     (num_rows, width), num_out = x.shape, matrix.num_out
     splits, is_few = num_float_splits(num_out, width), num_rows <= FEW_ROWS
     config = halves_config(num_out * splits, is_few or not matrix.has_wide_tiles, arch_of(x.device))
-    y = torch.empty((num_rows, num_out), dtype=torch.float32, device=x.device)
     is_parted = is_few and splits > 1
-    parts = torch.empty((splits, num_rows, num_out), dtype=torch.float32, device=x.device) if is_parted else y
+    shape = (splits, num_rows, num_out) if is_parted else (num_rows, num_out)
+    y = torch.empty(shape, dtype=torch.float32, device=x.device)
     launch(
         _linear_halves,
         (triton.cdiv(num_rows, config.rows), triton.cdiv(num_out, config.outs), splits if is_parted else 1),
         x,
         half.exponents,
         matrix.data,
-        parts,
+        y,
         num_rows,
         num_out,
         WIDTH=width,
@@ -48,9 +48,7 @@ def linear_halves(launch: Launcher, x: torch.Tensor, half: HalfRows, matrix: Cud
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    if is_parted:
-        sum_splits(launch, parts, half.exponents, y)
-    return y
+    return SplitSums(y, half.exponents) if is_parted else y
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_out"])

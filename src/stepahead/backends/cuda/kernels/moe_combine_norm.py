@@ -15,18 +15,17 @@ from stepahead.backends.cuda.rows import Rows
 
 
 def moe_combine_norm(
-    launch: Launcher, experts: ExpertOutputs, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    launch: Launcher, experts: ExpertOutputs, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, Rows]:
     """residual + their sum, and its norm, with the bits of `moe_combine` and `add_rms_norm` one after the other."""
-    num_rows, width = residual.shape
-    out = torch.empty_like(residual)
-    total = torch.empty_like(residual)
-    half = new_half_rows(num_rows, width, residual.device)
+    num_rows, width = experts.shape
+    out, total = (torch.empty((num_rows, width), dtype=torch.float32, device=weight.device) for _ in range(2))
+    half = new_half_rows(num_rows, width, weight.device)
     launch(
         _moe_combine_norm,
         (num_rows,),
         *expert_arguments(experts),
-        residual,
+        total if residual is None else residual,
         weight,
         total,
         out,
@@ -37,6 +36,7 @@ def moe_combine_norm(
         WIDTH=width,
         BLOCK=row_block(width),
         PADDED=padded_width(width),
+        HAS_RESIDUAL=residual is not None,
         **expert_options(experts),
     )
     return total, Rows(out, half)
@@ -60,6 +60,7 @@ def _moe_combine_norm(
     TOP_K: tl.constexpr,
     PADDED_K: tl.constexpr,
     HAS_SHARED: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
 ):
     """One program a row, as in `rms_norm`: the squares have to be added in the same order."""
     row = tl.program_id(0).to(tl.int64)
@@ -67,7 +68,8 @@ def _moe_combine_norm(
     exists = columns < WIDTH
     at = row * WIDTH + columns
     values = sum_of_experts(outputs, weights, shared, row, columns, exists, WIDTH, TOP_K, PADDED_K, HAS_SHARED)
-    values = tl.load(residual + at, mask=exists, other=0.0) + values
+    if HAS_RESIDUAL:
+        values = tl.load(residual + at, mask=exists, other=0.0) + values
     tl.store(total + at, values, mask=exists)
     store_norm(values, row, columns, exists, weight, eps, out, halves, exponents, WIDTH, PADDED)
 
@@ -87,6 +89,7 @@ def compile_cases() -> tuple[CompileCase, ...]:
                 "TOP_K": top_k,
                 "PADDED_K": top_k,
                 "HAS_SHARED": has_shared,
+                "HAS_RESIDUAL": True,
             },
             num_warps=NUM_WARPS,
             max_registers=255,
