@@ -62,6 +62,7 @@ class ReplayedModel:
             return  # where it would take long, and recording takes no longer than launching
         for count in TRUNK_ROWS:
             self.record_ahead(None, count, kv)
+            self._backend.routed_experts()  # asked for after each pass of the trunk, by a kernel of its own
         num_heads = self._model.draft.num_heads if self._model.draft is not None else 0
         for head in range(num_heads):
             for count in HEAD_ROWS:

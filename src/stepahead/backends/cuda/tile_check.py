@@ -48,7 +48,7 @@ class TileCheck:
         """is_tried None: not in Triton's interpreter, whose products are BLAS's: bits go by a row's place."""
         self._device = device
         self._is_tried = not device.is_interpreted if is_tried is None else is_tried
-        self._launch = Launcher()  # whoever counts or records launches hears of none of these
+        self._launch = Launcher(device)  # whoever counts or records launches hears of none of these
         self._has_wide: dict[str, bool] = {}
         self._inexact: set[str] = set()
 
