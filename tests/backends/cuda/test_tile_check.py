@@ -18,6 +18,7 @@ from stepahead.backends.cuda.configs import FEW_ROWS
 from stepahead.backends.cuda.device import Device
 from stepahead.backends.cuda.kernels import linear as linear_module
 from stepahead.backends.cuda.kernels import linear_halves
+from stepahead.backends.cuda.kernels.moe_combine import moe_combine
 from stepahead.backends.cuda.kernels.moe_ffn import moe_ffn
 from stepahead.backends.cuda.launch import Launcher
 from stepahead.backends.cuda.matrix import CudaMatrix
@@ -197,8 +198,8 @@ def test_narrow_experts_of_many_rows(place: int) -> None:
     x, weights = rng.standard_normal((MANY, 96)).astype(np.float32), rng.random((MANY, 1), np.float32)
     with poisoned_memory(), exact_dots(step=16):
         routing = routing_of(some_ids(MANY, 2, 1), weights)
-        wide = on_host(moe_ffn(LAUNCH, Rows(on_device(x)), routing, *matrices, 0.0))
-        found = on_host(moe_ffn(launch, Rows(on_device(x)), routing, *narrow, 0.0))
+        wide = on_host(moe_combine(LAUNCH, moe_ffn(LAUNCH, Rows(on_device(x)), routing, *matrices, 0.0)))
+        found = on_host(moe_combine(launch, moe_ffn(launch, Rows(on_device(x)), routing, *narrow, 0.0)))
     assert launch.found["_moe_down"] == launch.found["_moe_gate_up"] == FEW_ROWS
     assert_same_bits(found, wide)
 
