@@ -23,6 +23,7 @@ from stepahead.models.registry import load_model
 from stepahead.speculative.arbiter import Arbiter
 from stepahead.speculative.cycle_planner import CyclePlanner
 from stepahead.speculative.mtp import MtpProposer
+from support.drafting_world import SEED
 from support.host_cycles import HostCycles
 from support.toy_engine import collect, make_request
 
@@ -40,13 +41,18 @@ def model_and_backend(model_path):
 def make(model_and_backend, has_cycles=True, max_num_seqs=3, chunk_tokens=16, context_length=192, measure=None):
     model, backend = model_and_backend
     runner = ModelRunner.create(model, backend, "f32", context_length, max_num_seqs, chunk_tokens)
-    mtp = MtpProposer(runner, Sampler())
-    arbiter = Arbiter(mtp, measure, runner)
+    mtp, metrics = MtpProposer(runner, Sampler()), runner.metrics
+
+    def clock():
+        """A pass and its rows take what they do in SEED, about."""
+        return 1e-3 * (0.4 * metrics.num_trunk_passes + 0.07 * metrics.num_trunk_rows + 0.12 * metrics.num_draft_passes)
+
+    arbiter = Arbiter(mtp, measure, runner, clock)
     scheduler = Scheduler(runner.kv_cache, max_num_seqs, chunk_tokens, drop=arbiter.forget)
     queue = None
     if has_cycles:
         runner.cycles = HostCycles(model, backend, runner.kv)
-        queue = CycleQueue(runner.cycles, CyclePlanner(arbiter, mtp), scheduler, runner.metrics)
+        queue = CycleQueue(runner.cycles, CyclePlanner(arbiter, mtp, clock), scheduler, metrics)
     return Engine(runner, scheduler, arbiter, Sampler(), cycles=queue)
 
 
@@ -196,6 +202,36 @@ def test_an_error_in_a_commit_can_be_stepped_over(model_and_backend):
         engine.step()
     assert run(engine, results)[0][0] == tuple(run_plain(model_and_backend, PROMPTS[0]))
     assert_all_free(engine)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_whoever_listens_hears_of_cycles_as_of_steps(model_and_backend, depth):
+    found = []
+    for has_cycles in (False, True):
+        engine, traces = make(model_and_backend, has_cycles), []
+        engine.proposer.on_step = traces.append
+        engine.add(request(0, PROMPTS[0], depth=depth))
+        run(engine)
+        assert [trace.step for trace in traces] == sorted({trace.step for trace in traces})
+        assert all(trace.actual_ms > 0.0 for trace in traces)
+        found.append([(each.position, each.num_rows, each.source, each.depth, each.num_accepted) for each in traces])
+    assert found[0] == found[1]
+    assert engine.runner.cycles.num_launched >= 5
+
+
+@pytest.mark.parametrize("rates", [(0.9, 0.8, 0.7), (0.1,)])
+def test_priced_requests_take_cycles_and_steps(model_and_backend, rates):
+    """Drafts are as right as asked for, so that cycles of some depth pay, or of none."""
+    recorded = tuple(np.random.default_rng(3).integers(0, 200, 90).tolist())
+    engine = make(model_and_backend, measure=lambda: SEED)
+    engine.proposer.prepare()
+    asked = make_request(0, PROMPTS[0], len(recorded), depth=15, speculation=Speculation())
+    fields = {name: getattr(asked, name) for name in asked.__dataclass_fields__}
+    sequence = engine.add(Request(**fields | {"replay": Replay(recorded, len(PROMPTS[0]), rates, seed=4)}))
+    run(engine)
+    assert sequence.output_ids == list(recorded)
+    assert 5 < engine.runner.cycles.num_launched < engine.metrics.num_steps
+    assert (sequence.stats.num_accepted_tokens > 20) == (rates[0] > 0.5)
 
 
 def test_one_ends_and_the_other_goes_on(model_and_backend):
