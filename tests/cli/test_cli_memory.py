@@ -20,7 +20,7 @@ def test_inspect_gives_the_plan_to_programs(cli, model_path):
     memory = json.loads(cli("inspect", model_path("f32"), *flags).out)["memory"]
     assert memory["bytes"] == sum(part["bytes"] for part in memory["parts"])
     assert memory["bytes"] == memory["file_bytes"] + memory["memory_bytes"] + memory["touched_bytes"]
-    assert (memory["context_length"], memory["max_num_seqs"], memory["free_bytes"]) == (1000, 3, 2 << 30)
+    assert (memory["context_length"], memory["max_num_seqs"], memory["free_bytes"]) == (1000, 3, 2_000_000_000)
     assert memory["refusal"] is None
 
 

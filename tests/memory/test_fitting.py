@@ -61,7 +61,7 @@ def test_a_prefix_cache_that_nobody_asked_for_gives_way(planner):
 
 
 def test_a_prefix_cache_that_was_asked_for_is_refused_if_it_does_not_fit(planner):
-    with pytest.raises(CapacityError, match=r"prefix cache 1\.1 GB.*--cache-gb 0\.\d+ saves .*, enough"):
+    with pytest.raises(CapacityError, match=r"prefix cache 1\.0 GB.*--cache-gb 0\.\d+ saves .*, enough"):
         fit(planner, replace(ASKED, cache_gb=1.0), need(planner) + 100 * MB)
 
 
@@ -92,7 +92,7 @@ def test_auto_is_the_largest_step_that_leaves_a_margin(planner, share):
 
 def test_auto_is_told_in_a_line(planner):
     (line,) = fit(planner, replace(ASKED, context_length="auto"), 10 * GB).plan.choices
-    assert line == "context_length=auto: 4,096 tokens of the model's 4,096; 10.7 GB are free"
+    assert line == "context_length=auto: 4,096 tokens of the model's 4,096; 10.0 GB are free"
 
 
 def test_auto_is_modest_where_the_weights_do_not_fit(planner):

@@ -33,7 +33,7 @@ def test_a_prefix_cache_is_part_of_what_it_may_hold(model_path):
     with LLM(model_path("f32"), **SMALL) as llm:
         assert 0 < llm.memory.cache_nbytes < llm._runner.cache_nbytes
     with LLM(model_path("f32"), cache_gb=0.5, **SMALL) as llm:
-        assert llm.memory.cache_nbytes == llm._runner.cache_nbytes == 1 << 29
+        assert llm.memory.cache_nbytes == llm._runner.cache_nbytes == 500_000_000
 
 
 def test_weights_stay_in_the_file(model_path):

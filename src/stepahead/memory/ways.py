@@ -8,7 +8,7 @@ for a GPU, no heads.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from stepahead.config import AUTO_EXPERTS, GB, EngineConfig
+from stepahead.config import AUTO_EXPERTS, EngineConfig
 from stepahead.errors import StepaheadError
 from stepahead.memory.planner import Planner
 
@@ -94,8 +94,8 @@ def _ways(planner: Planner, asked: EngineConfig, need: Need, has: int, free: int
 
 def _changes(planner: Planner, asked: EngineConfig, need: Need, free: int) -> Iterator[tuple[str, EngineConfig]]:
     if asked.cache_gb:
-        none = replace(asked, cache_gb=0)
-        left = min(max(int(100 * (free - need(none)) / GB), 0) / 100, asked.cache_gb)
+        most = int(100 * asked.cache_gb)
+        left = (largest(0, most, 1, lambda n: need(replace(asked, cache_gb=n / 100)) <= free) or 0) / 100
         yield _flag("cache-gb", f"{left:g}"), replace(asked, cache_gb=left)
     if asked.max_num_seqs > 1:
         count = largest(1, asked.max_num_seqs - 1, 1, lambda n: need(replace(asked, max_num_seqs=n)) <= free) or 1
