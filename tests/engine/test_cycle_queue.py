@@ -25,7 +25,7 @@ from stepahead.speculative.cycle_planner import CyclePlanner
 from stepahead.speculative.mtp import MtpProposer
 from support.drafting_world import SEED
 from support.host_cycles import HostCycles
-from support.toy_engine import collect, make_request
+from support.toy_engine import assert_blocks_free, collect, make_request, run_on
 
 PROMPTS = [np.random.default_rng(number).integers(0, 200, length).tolist() for number, length in enumerate((70, 5, 33))]
 NUM_NEW = 24
@@ -64,19 +64,6 @@ def request(number, prompt, num_new=NUM_NEW, depth=2, **options):
     return make_request(number, prompt, num_new, depth=depth, speculation=fixed(depth), seed=number, **options)
 
 
-def run(engine, results=None):
-    results = {} if results is None else results
-    while engine.has_unfinished:
-        collect(results, engine.step())
-    return results
-
-
-def assert_all_free(engine):
-    engine.scheduler.prefix_cache.clear()
-    kv_cache = engine.runner.kv_cache
-    assert [kv_cache.num_free(group) for group in range(len(kv_cache.specs))] == list(kv_cache.num_blocks)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 @pytest.mark.parametrize("num_sequences", [1, 3])
@@ -88,9 +75,9 @@ def test_cycles_say_and_draft_what_steps_do(model_and_backend, depth, num_sequen
             engine.add(request(number, prompt, depth=depth, temperature=temperature, top_k=20))
             for number, prompt in enumerate(PROMPTS[:num_sequences])
         ]
-        results = run(engine)
+        results = run_on(engine)
         found.append((results, [sequence.stats for sequence in sequences], engine.metrics.num_by_accepted))
-        assert_all_free(engine)
+        assert_blocks_free(engine)
     cycles = engine.runner.cycles
     assert found[0] == found[1]
     assert cycles.num_launched >= 5 and cycles.num_ahead >= cycles.num_launched - cycles.num_begun - 1
@@ -114,7 +101,7 @@ def test_what_ran_beyond_the_end_never_happened(model_and_backend, ends):
     options = {"token": {"end_ids": (plain[9],)}, "text": {"text": text}, "limit": {}}[ends]
     engine = make(model_and_backend)
     sequence = engine.add(request(0, PROMPTS[0], num_new=10 if ends == "limit" else NUM_NEW, **options))
-    run(engine)
+    run_on(engine)
     end = plain.index(plain[9]) + 1
     assert sequence.output_ids == plain[: 10 if ends == "limit" else end]
     assert sequence.finish_reason is (FinishReason.LENGTH if ends == "limit" else FinishReason.STOP)
@@ -122,14 +109,14 @@ def test_what_ran_beyond_the_end_never_happened(model_and_backend, ends):
     # And the next turn goes on from what was kept, as from a prompt that was computed.
     prompt = (*sequence.token_ids, 5, 6)
     after = engine.add(request(1, prompt))
-    run(engine)
+    run_on(engine)
     assert after.num_cached_tokens == len(sequence.token_ids) - 1
     cold = make(model_and_backend, has_cycles=False)
     expected = cold.add(request(1, prompt))
-    run(cold)
+    run_on(cold)
     assert after.output_ids == expected.output_ids
     assert after.stats.num_accepted_tokens_per_pos == expected.stats.num_accepted_tokens_per_pos
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 class Spelling:
@@ -151,7 +138,7 @@ class Spelling:
 def run_plain(model_and_backend, prompt, num_new=NUM_NEW):
     engine = make(model_and_backend, has_cycles=False)
     sequence = engine.add(request(0, prompt, num_new, depth=0))
-    run(engine)
+    run_on(engine)
     return sequence.output_ids
 
 
@@ -160,14 +147,14 @@ def test_a_token_that_the_device_cannot_choose_is_the_hosts(model_and_backend):
     cycles = engine.runner.cycles
     cycles.undecided = {len(PROMPTS[0]) + 7, len(PROMPTS[2]) + 12}
     sequences = [engine.add(request(number, PROMPTS[number])) for number in (0, 2)]
-    run(engine)
+    run_on(engine)
     assert cycles.num_begun >= 3
     for sequence in sequences:
         expected = make(model_and_backend, has_cycles=False)
         same = expected.add(request(sequence.request.request_id, sequence.request.prompt_ids))
-        run(expected)
+        run_on(expected)
         assert sequence.output_ids == same.output_ids
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 def test_an_error_on_the_device_can_be_stepped_over(model_and_backend):
@@ -176,13 +163,13 @@ def test_an_error_on_the_device_can_be_stepped_over(model_and_backend):
     for number, prompt in enumerate(PROMPTS[:2]):
         engine.add(request(number, prompt))
     with pytest.raises(BackendError):
-        run(engine, results)
-    run(engine, results)
+        run_on(engine, results)
+    run_on(engine, results)
     plain = make(model_and_backend, has_cycles=False)
     for number, prompt in enumerate(PROMPTS[:2]):
         plain.add(request(number, prompt))
-    assert results == run(plain)
-    assert_all_free(engine)
+    assert results == run_on(plain)
+    assert_blocks_free(engine)
 
 
 def test_an_error_in_a_commit_can_be_stepped_over(model_and_backend):
@@ -200,8 +187,8 @@ def test_an_error_in_a_commit_can_be_stepped_over(model_and_backend):
     engine.scheduler.commit = fail
     with pytest.raises(BackendError):
         engine.step()
-    assert run(engine, results)[0][0] == tuple(run_plain(model_and_backend, PROMPTS[0]))
-    assert_all_free(engine)
+    assert run_on(engine, results)[0][0] == tuple(run_plain(model_and_backend, PROMPTS[0]))
+    assert_blocks_free(engine)
 
 
 @pytest.mark.parametrize("depth", [0, 2])
@@ -211,7 +198,7 @@ def test_whoever_listens_hears_of_cycles_as_of_steps(model_and_backend, depth):
         engine, traces = make(model_and_backend, has_cycles), []
         engine.proposer.on_step = traces.append
         engine.add(request(0, PROMPTS[0], depth=depth))
-        run(engine)
+        run_on(engine)
         assert [trace.step for trace in traces] == sorted({trace.step for trace in traces})
         assert all(trace.actual_ms > 0.0 for trace in traces)
         found.append([(each.position, each.num_rows, each.source, each.depth, each.num_accepted) for each in traces])
@@ -228,7 +215,7 @@ def test_priced_requests_take_cycles_and_steps(model_and_backend, rates):
     asked = make_request(0, PROMPTS[0], len(recorded), depth=15, speculation=Speculation())
     fields = {name: getattr(asked, name) for name in asked.__dataclass_fields__}
     sequence = engine.add(Request(**fields | {"replay": Replay(recorded, len(PROMPTS[0]), rates, seed=4)}))
-    run(engine)
+    run_on(engine)
     assert sequence.output_ids == list(recorded)
     assert 5 < engine.runner.cycles.num_launched < engine.metrics.num_steps
     assert (sequence.stats.num_accepted_tokens > 20) == (rates[0] > 0.5)
@@ -239,10 +226,10 @@ def test_one_ends_and_the_other_goes_on(model_and_backend):
     engine = make(model_and_backend)
     ended = engine.add(request(0, PROMPTS[0], end_ids=(plain[7],)))
     other = engine.add(request(1, PROMPTS[1]))
-    run(engine)
+    run_on(engine)
     assert ended.output_ids == plain[: plain.index(plain[7]) + 1]
     assert other.output_ids == run_plain(model_and_backend, PROMPTS[1])
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 def test_blocks_of_cycles_on_their_way_are_nobody_elses(model_and_backend):
@@ -250,9 +237,9 @@ def test_blocks_of_cycles_on_their_way_are_nobody_elses(model_and_backend):
     prompts = [np.random.default_rng(number).integers(0, 200, 52).tolist() for number in (7, 8, 9)]
     engine = make(model_and_backend, chunk_tokens=256)
     sequences = [engine.add(request(number, prompt, depth=0)) for number, prompt in enumerate(prompts)]
-    run(engine)
+    run_on(engine)
     assert [sequence.output_ids for sequence in sequences] == [run_plain(model_and_backend, each) for each in prompts]
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 def test_a_newcomer_is_let_in_and_cycles_go_on(model_and_backend):
@@ -262,7 +249,7 @@ def test_a_newcomer_is_let_in_and_cycles_go_on(model_and_backend):
         engine.step()
     begun = engine.runner.cycles.num_begun
     second = engine.add(request(1, PROMPTS[1]))
-    run(engine)
+    run_on(engine)
     assert engine.runner.cycles.num_begun > begun
     assert [first.output_ids[:5], second.output_ids[:5]] == [run_plain(model_and_backend, p)[:5] for p in PROMPTS[:2]]
 
@@ -275,7 +262,7 @@ def test_a_newcomer_is_let_in_and_cycles_go_on(model_and_backend):
 def test_what_needs_the_host_is_left_to_it(model_and_backend, options):
     engine = make(model_and_backend)
     engine.add(request(0, PROMPTS[0], **options))
-    run(engine)
+    run_on(engine)
     assert engine.runner.cycles.num_launched == 0
 
 
@@ -288,7 +275,7 @@ def test_a_recorded_text_is_replayed_in_cycles(model_and_backend, rates):
         asked = request(0, PROMPTS[1])
         fields = {name: getattr(asked, name) for name in asked.__dataclass_fields__}
         sequence = engine.add(Request(**fields | {"replay": Replay(recorded, len(PROMPTS[1]), rates, seed=4)}))
-        run(engine)
+        run_on(engine)
         assert sequence.output_ids == list(recorded)
         found.append(sequence.stats)
     assert found[0] == found[1]
@@ -312,13 +299,13 @@ def test_random_traffic_equals_plain_decoding(model_and_backend, seed):
         if sequences and rng.random() < 0.03:
             engine.abort(rng.randrange(len(sequences)))
         engine.step()
-    run(engine)
-    assert_all_free(engine)
+    run_on(engine)
+    assert_blocks_free(engine)
     assert engine.runner.cycles.num_launched > 10
     plain = make(model_and_backend, has_cycles=False)
     for number, sequence in enumerate(sequences):
         plain.scheduler.prefix_cache.clear()
         check = plain.add(request(number, sequence.request.prompt_ids, sequence.request.max_new_tokens, depth=0))
-        run(plain)
+        run_on(plain)
         assert sequence.output_ids == check.output_ids[: sequence.num_output_tokens]
         assert sequence.num_output_tokens == check.num_output_tokens or sequence.finish_reason is FinishReason.ABORT

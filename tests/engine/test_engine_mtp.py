@@ -15,7 +15,7 @@ from stepahead.errors import BackendError
 from stepahead.gguf import GGUFFile
 from stepahead.models.registry import load_model
 from stepahead.speculative.mtp import MtpProposer
-from support.toy_engine import collect, make_request
+from support.toy_engine import assert_blocks_free, make_request, run_on
 
 PROMPTS = [np.random.default_rng(number).integers(0, 200, length).tolist() for number, length in enumerate((70, 5, 33))]
 NUM_NEW = 20
@@ -36,31 +36,18 @@ def make(model_and_backend, max_num_seqs=3, chunk_tokens=16, context_length=192)
     return Engine(runner, scheduler, proposer, Sampler())
 
 
-def run(engine, results=None):
-    results = {} if results is None else results
-    while engine.has_unfinished:
-        collect(results, engine.step())
-    return results
-
-
-def assert_all_free(engine):
-    engine.scheduler.prefix_cache.clear()
-    kv_cache = engine.runner.kv_cache
-    assert [kv_cache.num_free(group) for group in range(len(kv_cache.specs))] == list(kv_cache.num_blocks)
-
-
 @pytest.fixture(scope="module")
 def alone(model_and_backend):
     """Each prompt's tokens, one at a time and without drafts."""
     engine = make(model_and_backend)
     for number, prompt in enumerate(PROMPTS):
         engine.add(make_request(number, prompt, NUM_NEW, depth=0))
-        run(engine)
+        run_on(engine)
         engine.scheduler.prefix_cache.clear()
     # The outputs are gone; ask again, so that a second run is compared too.
     for number, prompt in enumerate(PROMPTS):
         engine.add(make_request(number, prompt, NUM_NEW, depth=0))
-    return {number: result[0] for number, result in run(engine).items()}
+    return {number: result[0] for number, result in run_on(engine).items()}
 
 
 def at_checkpoint(engine, count, action):
@@ -82,11 +69,11 @@ def test_an_abort_costs_the_others_no_bit(model_and_backend, alone, count):
     for number, prompt in enumerate(PROMPTS):
         engine.add(make_request(number, prompt, NUM_NEW, depth=3))
     at_checkpoint(engine, count, lambda: engine.abort(1))
-    results = run(engine)
+    results = run_on(engine)
     assert results[1][2] is FinishReason.ABORT or count > 40
     assert results[1][0] == alone[1][: len(results[1][0])]
     assert results[0][0] == alone[0] and results[2][0] == alone[2]
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 @pytest.mark.parametrize("count", range(0, 60, 6))
@@ -99,10 +86,10 @@ def test_an_error_in_any_pass_can_be_stepped_over(model_and_backend, alone, coun
         engine.add(make_request(number, prompt, NUM_NEW, depth=3))
     at_checkpoint(engine, count, fail)
     with pytest.raises(BackendError):
-        run(engine, results)
-    run(engine, results)
+        run_on(engine, results)
+    run_on(engine, results)
     assert {number: result[0] for number, result in results.items()} == alone
-    assert_all_free(engine)
+    assert_blocks_free(engine)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -121,13 +108,13 @@ def test_random_traffic_equals_plain_decoding(model_and_backend, seed):
         if sequences and rng.random() < 0.03:
             engine.abort(rng.randrange(len(sequences)))
         engine.step()
-    run(engine)
-    assert_all_free(engine)
+    run_on(engine)
+    assert_blocks_free(engine)
     assert any(sequence.stats.num_accepted_tokens for sequence in sequences)
     plain = make(model_and_backend)
     for number, sequence in enumerate(sequences):
         plain.scheduler.prefix_cache.clear()
         check = plain.add(make_request(number, sequence.request.prompt_ids, sequence.request.max_new_tokens, depth=0))
-        run(plain)
+        run_on(plain)
         assert sequence.output_ids == check.output_ids[: sequence.num_output_tokens]
         assert sequence.num_output_tokens == check.num_output_tokens or sequence.finish_reason is FinishReason.ABORT

@@ -306,6 +306,14 @@ def run(engine, max_steps=2000):
     raise AssertionError(f"still running after {max_steps} steps")
 
 
+def run_on(engine, results=None):
+    """The same of an engine over any model, after what `results` tells."""
+    results = {} if results is None else results
+    while engine.has_unfinished:
+        collect(results, engine.step())
+    return results
+
+
 def collect(results, outputs):
     for output in outputs:
         tokens, text, reason = results.get(output.request_id, ((), "", None))
@@ -343,9 +351,14 @@ def check_bookkeeping(engine):
 
 def assert_all_free(engine):
     """Without the prefix cache, every block is free and the proposer remembers nothing."""
-    engine.scheduler.prefix_cache.clear()
+    assert_blocks_free(engine)
     assert engine.scheduler.prefix_cache.nbytes == 0
     assert engine.scheduler.prefix_cache._tree._roots == {}
-    kv_cache = engine.runner.kv_cache
-    assert [kv_cache.num_free(group) for group in range(len(SPECS))] == list(kv_cache.num_blocks)
     assert engine.proposer.known == {}
+
+
+def assert_blocks_free(engine):
+    """The same of an engine over any model, whatever proposes."""
+    engine.scheduler.prefix_cache.clear()
+    kv_cache = engine.runner.kv_cache
+    assert [kv_cache.num_free(group) for group in range(len(kv_cache.specs))] == list(kv_cache.num_blocks)

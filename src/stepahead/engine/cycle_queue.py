@@ -145,7 +145,7 @@ class CycleQueue:
         return depth if self._cycles.can_run(len(sequences), depth, max(map(_num_blocks, sequences))) else None
 
     def _may_launch(self) -> bool:
-        """Whether another cycle may run before anything more is known, and should."""
+        """Whether another cycle may run before anything more is known, and should. If so, its heads have blocks."""
         scheduler = self._scheduler
         if len(self._launched) >= MAX_LAUNCHED or self._is_stuck or tuple(scheduler.running) != self._sequences:
             return False
